@@ -1,0 +1,111 @@
+"""`key=value` settings over dataclass schemas, in the dialect of Hydra, with errors that name the nearest key."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from results.errors import UserError
+
+
+def split_overrides(arguments: Iterable[str]) -> dict[str, str]:
+    """Turn `["a.b=1", "c=x"]` into `{"a.b": "1", "c": "x"}`; the last one wins."""
+    overrides: dict[str, str] = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator or not key:
+            raise UserError(f"'{argument}' is not a setting: write key=value, for example seed=1.")
+        overrides[key] = value
+    return overrides
+
+
+def load_yaml(path: Path | str) -> dict[str, Any]:
+    """Read one YAML mapping; a broken or non-mapping file is a UserError that names it."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as YAML settings ({reason}).") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold 'key: value' lines, not a {type(content).__name__}.")
+    return content
+
+
+def compose(
+    schema: DictConfig, layers: Iterable[tuple[str, Mapping[str, Any]]], overrides: Mapping[str, str]
+) -> DictConfig:
+    """Lay named YAML layers, then command-line overrides, over a structured schema.
+
+    Args:
+        schema: `OmegaConf.structured(...)` of a dataclass, which gives names, types and defaults.
+        layers: (name, nested mapping) pairs, later ones win; the name is shown in errors.
+        overrides: dotted key -> text, parsed as YAML (`1e-3`, `[1,2]`, `null`, `true`).
+
+    Raises:
+        UserError: for an unknown key (with the nearest valid one) or a value of the wrong type.
+    """
+    config = schema.copy()
+    for name, layer in layers:
+        for key, value in _leaves(layer):
+            _set(config, key, value, name)
+    for key, text in overrides.items():
+        try:
+            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise UserError(f"{key}={text} cannot be parsed: quote the value or mend its brackets.") from error
+        _set(config, key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, "the command line")
+    return config
+
+
+def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in layer.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _valid_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for key in config:
+        value = config._get_node(key)
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, DictConfig) and not value._is_none():
+            keys += _valid_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _set(config: DictConfig, key: str, value: Any, source: str) -> None:
+    valid = _valid_keys(config)
+    if key not in valid:
+        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
+        tail = [name for name in valid if name.rpartition(".")[2] == key.rpartition(".")[2]]
+        suggestion = (tail or near or [None])[0]
+        hint = f"did you mean '{suggestion}'?" if suggestion else f"known keys: {', '.join(sorted(valid))}."
+        raise UserError(f"unknown setting '{key}' from {source}: {hint}")
+    current = OmegaConf.select(config, key)
+    if isinstance(current, DictConfig):
+        raise UserError(
+            f"'{key}' from {source} is a group of settings: set one of its keys, such as '{_valid_keys(current, key + '.')[0]}'."
+        )
+    try:
+        OmegaConf.update(config, key, value)
+    except OmegaConfBaseException as error:
+        parent, _, leaf = key.rpartition(".")
+        kind = _kind(OmegaConf.select(config, parent) if parent else config, leaf)
+        raise UserError(f"{key}={value} from {source} does not fit: {kind} is expected.") from error
+
+
+def _kind(parent: DictConfig, leaf: str) -> str:
+    node = parent._get_node(leaf)
+    kind = getattr(node._metadata, "ref_type", None)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if kind in names:
+        return names[kind] + (" or null" if node._metadata.optional else "")
+    return f"a value like {OmegaConf.to_container(parent).get(leaf)!r}"
