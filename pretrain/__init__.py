@@ -1,1 +1,1 @@
-
+"""Whole-slide images in, a pretrained backbone out: tiling, SGCL and its rivals, export."""

@@ -1,0 +1,49 @@
+"""`python -m pretrain [tile | train | export] key=value ...`: slides in, a pretrained backbone out."""
+
+import sys
+
+from results.errors import UserError
+
+HELP = """usage: python -m pretrain [tile | train | export] [key=value ...]
+
+Whole-slide images in, a pretrained backbone out. Without a step: all three, and no work is done twice.
+
+  tile      slides -> work/tiles/<cohort>-<digest>/
+  train     tiles -> work/runs/<method>-<cohort>-<time>/     (torchrun --nproc_per_node=N -m pretrain train ...)
+  export    newest checkpoint -> <run>/export/backbone.safetensors + card.json
+
+settings (python -m pretrain --settings prints all, with their values)
+  cohort=FOLDER|CSV|rehearsal   slides; rehearsal makes synthetic ones      [rehearsal]
+  method=npid|sgcl              what to pretrain with                       [sgcl]
+  recipe=NAME|FILE.yaml         a named set of settings: smoke, demo        [none]
+  train.epochs=N                                                            [10]
+  tile=PX mpp=UM_PER_PX         tile size and resolution                    [256, 0.5]
+  mpp_override=UM_PER_PX        for slides that do not say their own        [none]
+  work=FOLDER                   where tiles and runs go                     [work]
+  scheduler=tcp://HOST:PORT     a Dask scheduler for tiling                 [local]
+  train.processes=N             processes to train with                     [one per GPU]
+  seed=N device=auto|cpu|cuda run=NAME
+
+exit status: 0 done; 2 a mistake in input or settings; 3 done, but slides failed and were named; 143 stopped by SIGTERM, checkpoint saved
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return the exit status."""
+    if any(argument in ("-h", "--help", "help") for argument in arguments):
+        print(HELP, end="")
+        return 0
+    from pretrain.job import run
+
+    try:
+        return run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: nothing half-written; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,183 @@
+"""The settings of `python -m pretrain`: schema, layers and digest."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pretrain import methods
+from pretrain.views import ViewSettings
+from results.errors import UserError
+from results.files import value_digest
+from results.settings import compose, load_yaml, split_overrides
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass
+class TilingSettings:
+    """How tiles are kept and stored; the tissue rule is described in `pretrain.tiling.tissue`."""
+
+    min_tissue: float = 0.5
+    encoding: str = "jpeg"
+    quality: int = 90
+    mask_mpp: float = 8.0
+    workers: int | None = None
+
+
+@dataclass
+class RehearsalSettings:
+    """The synthetic slides that `cohort=rehearsal` makes."""
+
+    slides: int = 12
+    size_px: int = 2048
+    seed: int = 0
+
+
+@dataclass
+class TrainSettings:
+    """One run of the loop. The published schedule is epochs=100, batch_size=32 on 4 GPUs, lr=0.015."""
+
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float = 0.015
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 0.0
+    clip: float | None = None
+    amp: str = "auto"
+    deterministic: bool = False
+    processes: int | None = None
+    loaders: int | None = None
+    log_every: int = 10
+    knn_every: int | None = None
+    checkpoint_minutes: float = 10.0
+    checkpoint_steps: int | None = None
+
+
+@dataclass
+class Config:
+    """Everything that changes what a run does; `recipe` and the method add YAML layers below the command line."""
+
+    cohort: str = "rehearsal"
+    method: str = "sgcl"
+    recipe: str | None = None
+    seed: int = 0
+    backbone: str = "resnet18"
+    tile: int = 256
+    mpp: float = 0.5
+    mpp_override: float | None = None
+    work: str = "work"
+    run: str | None = None
+    device: str = "auto"
+    scheduler: str | None = None
+    tiling: TilingSettings = field(default_factory=TilingSettings)
+    rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+
+# These say where and how fast, not what: they are not part of a run's identity.
+PLACES = ("work", "run", "device", "scheduler", "tiling.workers", "train.loaders", "train.processes", "train.log_every",
+          "train.checkpoint_minutes", "train.checkpoint_steps")  # fmt: skip
+
+
+def named_layers() -> dict[str, list[str]]:
+    """Return the names that `cohort=`, `method=` and `recipe=` find under configs/."""
+    return {
+        folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
+        for folder in sorted(CONFIGS.iterdir())
+        if folder.is_dir()
+    }
+
+
+def load(arguments: list[str]) -> DictConfig:
+    """Resolve the command line: dataclass defaults < cohort < method < recipe < `key=value`.
+
+    Raises:
+        UserError: for an unknown key, name or value.
+    """
+    overrides = split_overrides(arguments)
+    recipe_layers = _recipe(overrides.get("recipe"))
+    chosen = {"cohort": Config.cohort, "method": Config.method}
+    for layer in (*(values for _, values in recipe_layers), overrides):
+        chosen.update({name: str(layer[name]) for name in chosen if name in layer})
+    method = methods.find(chosen["method"])
+    schema = dataclasses.make_dataclass(
+        "Settings", [(chosen["method"], method.Options, field(default_factory=method.Options))], bases=(Config,)
+    )
+    layers = [_layer("cohort", chosen["cohort"]), _layer("method", chosen["method"]), *recipe_layers]
+    config = compose(OmegaConf.structured(schema), [layer for layer in layers if layer], overrides)
+    _check(config)
+    return config
+
+
+def _layer(group: str, name: str) -> tuple[str, dict[str, Any]] | None:
+    path = CONFIGS / group / f"{name}.yaml"
+    return (f"configs/{group}/{name}.yaml", load_yaml(path)) if "/" not in name and path.exists() else None
+
+
+def _recipe(name: str | None) -> list[tuple[str, dict[str, Any]]]:
+    if name in (None, "null", ""):
+        return []
+    path = CONFIGS / "recipe" / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    if not path.exists():
+        known = ", ".join(named_layers().get("recipe", []))
+        raise UserError(f"recipe={name} is not known: choose one of {known}, or give the path of a YAML file.")
+    return [(str(name), load_yaml(path))]
+
+
+def _check(config: DictConfig) -> None:
+    train = config.train
+    for name, value, least in (
+        ("train.epochs", train.epochs, 1), ("train.batch_size", train.batch_size, 2), ("train.log_every", train.log_every, 1),
+        ("views.size", config.views.size, 16), ("views.local_size", config.views.local_size, 16),
+        ("rehearsal.slides", config.rehearsal.slides, 1), ("tile", config.tile, 16), ("seed", config.seed, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise UserError(f"{name}={value} is too small: give {least} or more.")
+    for name, value in (
+        ("train.lr", train.lr),
+        ("mpp", config.mpp),
+        ("train.checkpoint_minutes", train.checkpoint_minutes),
+    ):
+        if not 0 < value < float("inf"):
+            raise UserError(f"{name}={value} must be above 0.")
+    for name in ("scale", "local_scale", "ratio"):
+        pair = config.views[name]
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1] or (name != "ratio" and pair[1] > 1):
+            raise UserError(
+                f"views.{name}={list(pair)} does not fit: give [low, high], above 0, low first, shares at most 1."
+            )
+    if train.amp not in ("auto", "off", "bf16"):
+        raise UserError(f"train.amp={train.amp} is not known: choose auto, off or bf16.")
+    options = config[config.method]
+    for name in ("temperature", "tau"):
+        if name in options and not options[name] > 0:
+            raise UserError(f"{config.method}.{name}={options[name]} must be above 0.")
+    for name in ("negatives", "nei_k", "clusters", "clusterings", "aux", "dimension"):
+        if name in options and options[name] < 1:
+            raise UserError(f"{config.method}.{name}={options[name]} is too small: give 1 or more.")
+
+
+def method_options(config: DictConfig) -> Any:
+    """Return the method's options as its own dataclass."""
+    return OmegaConf.to_object(config[config.method])
+
+
+def view_settings(config: DictConfig) -> ViewSettings:
+    """Return the view settings as their dataclass."""
+    return OmegaConf.to_object(config.views)
+
+
+def settings_digest(config: DictConfig, store_digest: str) -> str:
+    """Digest of what a run computes: the settings without places and speeds, and the data."""
+    plain = OmegaConf.to_container(config)
+    for path in PLACES:
+        group, _, key = path.rpartition(".")
+        (plain[group] if group else plain).pop(key, None)
+    return value_digest([plain, store_digest])

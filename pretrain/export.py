@@ -1,0 +1,123 @@
+"""Export: backbone.safetensors with torchvision names, card.json, and the run's SUMMARY.md."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from pretrain import backbones, checkpoint
+from pretrain.runs import Run
+from pretrain.views import MEAN, STD
+from results import provenance
+from results.errors import UserError
+from results.files import file_digest, replacing, write_json
+
+SCHEMA = 1
+PREFIX = "backbone."
+LICENCE = "Weights trained by the user: they carry the terms of the slides they were trained on; check those before passing them on."
+LICENCE_REHEARSAL = "Trained on synthetic rehearsal slides: Apache-2.0, of no use on real tissue."
+
+
+def export(run: Run) -> Path:
+    """Write `export/backbone.safetensors` and `export/card.json` of the newest checkpoint; nothing when they are there already.
+
+    The file's bytes depend on the weights alone. Batch norm statistics are the mean over ranks.
+
+    Returns:
+        the safetensors path.
+
+    Raises:
+        UserError: when the run has no checkpoint yet.
+    """
+    folder = run.root / "export"
+    path, card_path = folder / "backbone.safetensors", folder / "card.json"
+    content = checkpoint.load(run.root / "checkpoints")
+    if content is None:
+        raise UserError(f"{run.root} has no checkpoint yet: train it first with `python -m pretrain train`.")
+    progress = content["progress"]
+    if is_exported(run, progress["step"]):
+        return path
+    state = content["parameters"] | checkpoint.mean_buffers(content["buffers"])
+    tensors = {name[len(PREFIX) :]: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+    card = make_card(
+        run, progress, file_digest(path), next(v for k, v in reversed(tensors.items()) if v.dim() == 1).shape[0]
+    )
+    write_json(card_path, card)
+    summary = describe(run, card, progress)
+    with replacing(run.root / "SUMMARY.md") as temporary:
+        temporary.write_text(summary, encoding="utf-8")
+    return path
+
+
+def is_exported(run: Run, step: int) -> bool:
+    """Whether the export of this step is complete."""
+    folder = run.root / "export"
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        return card["step"] == step and card["digest"] == file_digest(folder / "backbone.safetensors")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]:
+    """What the file is, for a person and for `transfer` (docs/architecture.md)."""
+    config = run.config()
+    summary = json.loads((Path(run.info["store"]) / "store.json").read_text(encoding="utf-8"))
+    rehearsal = bool(summary["rehearsal"])
+    return {
+        "schema": SCHEMA,
+        "name": run.info.get("label", config.method),
+        "digest": digest,
+        "backbone": config.backbone,
+        "feature_dim": backbones.feature_dim(config.backbone),
+        "input": {
+            "size": config.views.size,
+            "tile": config.tile,
+            "mpp": config.mpp,
+            "mean": list(MEAN),
+            "std": list(STD),
+        },
+        "method": config.method,
+        "options": OmegaConf.to_container(config[config.method]),
+        "seed": config.seed,
+        "epochs": progress["epoch"],
+        "step": progress["step"],
+        "finished": run.finished,
+        "tiles_seen": progress["tiles_seen"],
+        "device_hours": round(progress["device_seconds"] / 3600, 4),
+        "data": {
+            "cohort": summary["cohort"],
+            "store_digest": run.info["store_digest"],
+            "tiles": summary["tiles"],
+            "slides": sum(s["status"] == "done" for s in summary["slides"].values()),
+            "rehearsal": rehearsal,
+        },
+        "git_revision": run.info["git_revision"],
+        "versions": run.info["versions"],
+        "hardware": run.info["hardware"],
+        "licence": LICENCE_REHEARSAL if rehearsal else LICENCE,
+        "created": provenance.now(),
+    }
+
+
+def describe(run: Run, card: dict[str, Any], progress: dict[str, Any]) -> str:
+    """SUMMARY.md: a run in twenty lines."""
+    data, gpus = card["data"], card["hardware"]["gpus"]
+    lines = [
+        f"# {card['name']} on {data['cohort']}" + (" (rehearsal: synthetic slides)" if data["rehearsal"] else ""),
+        "",
+        f"- state: {'trained' if card['finished'] else 'stopped early'}, {card['epochs']} epochs, {card['step']} steps, {card['tiles_seen']} tiles seen",
+        f"- data: {data['tiles']} tiles of {data['slides']} slides, store {data['store_digest'][:12]}, {card['input']['tile']} px at {card['input']['mpp']} um/px",
+        f"- encoder: {card['backbone']}, seen at {card['input']['size']} px, {card['feature_dim']} features, digest {card['digest'][:12]}",
+        f"- time: {card['device_hours']:.3f} device hours on {', '.join(gpus) or card['hardware']['cpu']}, {run.info['processes']} process(es)",
+        f"- code: {card['git_revision']}, torch {card['versions'].get('torch')}, seed {card['seed']}",
+        *(f"- {name.replace('_', ' ')}: {value:.4f} (monitor only)" for name, value in progress["numbers"].items()),
+        *(f"- {name}: {value} (scaled to the number of tiles)" for name, value in run.info.get("resolved", {}).items()),
+        "",
+        "Settings: `config.yaml`. Curve: `metrics.jsonl`, or `tensorboard --logdir` on this folder. Backbone: `export/`.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,189 @@
+"""The main job: tile -> train -> export, each step skipped when its result is there."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pretrain import cohorts, distributed
+from pretrain.config import load
+from pretrain.runs import Run, find_run, list_runs, open_run
+from pretrain.tiles import TileStore
+from pretrain.tiling import Tiling
+from pretrain.tiling.run import store_folder, tile_cohort
+from results.errors import UserError
+
+STEPS = ("tile", "train", "export")
+SOME_FAILED, STOPPED = 3, 128 + signal.SIGTERM
+
+
+def run(arguments: list[str]) -> int:
+    """Run the steps the command line asks for and return the exit status.
+
+    Raises:
+        UserError: for every mistake of input or settings.
+    """
+    if "--settings" in arguments:
+        print(OmegaConf.to_yaml(load([a for a in arguments if a != "--settings" and a not in STEPS])), end="")
+        return 0
+    step = arguments[0] if arguments and arguments[0] in STEPS else None
+    settings = arguments[1:] if step else arguments
+    config = load(settings)
+    if distributed.under_torchrun():
+        if step != "train":
+            raise UserError(
+                "under torchrun only the train step can run: `torchrun ... -m pretrain train ...`, after `python -m pretrain tile ...`."
+            )
+        return train_here(config)
+    if step == "train":
+        return train(config, existing_store(config), settings)
+    if step == "export":
+        return export(config, existing_store(config))
+    cohort = open_cohort(config)
+    result = tile_cohort(cohort, tiling(config), Path(config.work), config.scheduler, config.tiling.workers)
+    status = SOME_FAILED if result.failed else 0
+    if step == "tile":
+        return status
+    return train(config, result.store, settings) or export(config, result.store) or status
+
+
+def open_cohort(config: DictConfig) -> cohorts.Cohort:
+    """Open the cohort; `rehearsal` is made first if it is not there."""
+    if config.cohort != "rehearsal":
+        return cohorts.open_cohort(config.cohort)
+    return cohorts.open_cohort(str(rehearsal_root(config, make=True)))
+
+
+def rehearsal_root(config: DictConfig, make: bool) -> Path:
+    """Folder of the synthetic slides of these settings."""
+    from pretrain.cohorts import rehearsal
+
+    wanted = config.rehearsal
+    root = Path(config.work) / "cohorts" / f"rehearsal-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
+    if make:
+        rehearsal.generate(root, seed=wanted.seed, slides=wanted.slides, size_px=wanted.size_px)
+    return root
+
+
+def tiling(config: DictConfig) -> Tiling:
+    """The tiling settings as their own dataclass."""
+    detail = {k: v for k, v in config.tiling.items() if k != "workers"}
+    return Tiling(tile=config.tile, mpp=config.mpp, mpp_override=config.mpp_override, **detail)
+
+
+def existing_store(config: DictConfig) -> TileStore:
+    """The tile store that the tile step made for these settings."""
+    root = str(rehearsal_root(config, make=False)) if config.cohort == "rehearsal" else config.cohort
+    if config.cohort == "rehearsal" and not Path(root).exists():
+        raise UserError(
+            f"the rehearsal slides are not made yet ({root}): run `python -m pretrain tile` with the same settings first."
+        )
+    folder = store_folder(cohorts.open_cohort(root), tiling(config), Path(config.work))
+    if not (folder / "store.json").exists():
+        raise UserError(f"no tile store at {folder} yet: run `python -m pretrain tile` with the same settings first.")
+    return TileStore(folder)
+
+
+def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:
+    """Train in this process, or in one process per GPU (or `train.processes`) under torchrun."""
+    import torch
+
+    found = find_run(config, store)
+    if found is not None and found.finished:
+        print(f"train: {found.root} is trained already")
+        return 0
+    count = config.train.processes
+    if count is None:
+        count = max(1, torch.cuda.device_count()) if distributed.pick_device(config.device).type == "cuda" else 1
+    if count == 1:
+        return train_here(config)
+    run = open_run(config, store, count)
+    settings = [s for s in settings if not s.startswith("run=")] + [f"run={run.root.name}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={count}",
+        "-m",
+        "pretrain",
+        "train",
+        *settings,
+    ]
+    return launch(command)
+
+
+def launch(command: list[str]) -> int:
+    """Start a command, hand SIGTERM and SIGINT on to it, and return an exit status of ours."""
+    environment = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))} | os.environ
+    child = subprocess.Popen(command, env=environment)
+    stopped = []
+
+    def forward(number: int, _: Any) -> None:
+        stopped.append(number)
+        child.send_signal(signal.SIGTERM)
+
+    old = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        status = child.wait()
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+    if stopped:
+        return STOPPED
+    return status if status in (0, 2) else 1
+
+
+def train_here(config: DictConfig) -> int:
+    """Train as this process: alone, or as one rank of torchrun's group."""
+    from pretrain import loop
+
+    world = distributed.join(config.device)
+    try:
+        store = existing_store(config)
+        name = None
+        if world.rank == 0:
+            try:
+                name = open_run(config, store, world.size).root.name
+            except UserError as error:
+                name = error
+        name = world.share(name)
+        if isinstance(name, UserError):
+            raise name
+        run = Run(Path(config.work) / "runs" / name)
+        if run.finished:
+            return 0
+        if world.rank:
+            loop.train(config, store, run, world)
+        else:
+            with run.lock():
+                loop.train(config, store, run, world)
+        return 0
+    except loop.Stopped:
+        if world.rank == 0:
+            print("stopped: a checkpoint is saved; the same command goes on from here.", file=sys.stderr)
+        return STOPPED
+    except UserError:
+        if world.rank:
+            return 2
+        raise
+    finally:
+        distributed.leave()
+
+
+def export(config: DictConfig, store: TileStore) -> int:
+    """Export the run of these settings, finished or not."""
+    from pretrain.export import export as write
+
+    run = find_run(config, store)
+    if run is None:
+        known = ", ".join(root.name for root in list_runs(Path(config.work))[-3:]) or "none"
+        raise UserError(
+            f"no run of these settings to export under {config.work}/runs (newest: {known}): train it first, or name one with run=."
+        )
+    print(f"export: {write(run)}")
+    return 0

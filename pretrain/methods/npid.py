@@ -1,0 +1,60 @@
+"""NPID: instance discrimination against a memory bank, with an MLP neck (sgcl-method.md 2.5 and section 3, `npid/r18_mlp`)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.backbones import mlp_neck
+from pretrain.losses import info_nce
+from pretrain.methods.base import Facts, Method, Step
+from pretrain.randomness import generator
+from pretrain.views import View, ViewSettings, global_view
+
+
+@dataclass
+class NPIDOptions:
+    """Published values; `negatives` is capped at the number of tiles."""
+
+    dimension: int = 128
+    temperature: float = 0.2
+    momentum: float = 0.5
+    negatives: int = 65536
+
+
+class NPID(Method):
+    """Every tile is its own class; its bank row is the positive, uniformly drawn rows are the negatives."""
+
+    Options = NPIDOptions
+
+    def __init__(self, options: NPIDOptions, facts: Facts, backbone: str, views: ViewSettings):
+        super().__init__(options, facts, backbone, views)
+        self.neck = mlp_neck(self.dimension, options.dimension)
+        self.negatives = min(options.negatives, facts.tiles)
+        self.add_bank("global", options.dimension, options.momentum)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return (global_view(self.view_settings),)
+
+    def resolved(self) -> dict[str, int]:
+        return {"negatives": self.negatives}
+
+    def forward(self, views: dict[str, Tensor], tile_ids: Tensor, epoch: int, step: int) -> Step:
+        pooled = self.backbone(views["global"])
+        q = F.normalize(self.neck(pooled).float(), dim=1)
+        drawn = self.draw_negatives(step)
+        loss = self.self_invariance(q, tile_ids, drawn)
+        return Step({"self": loss}, q, tile_ids, writes={"global": q})
+
+    def draw_negatives(self, step: int) -> Tensor:
+        """(K,) tile ids, uniform with replacement, shared by the batch (S4) and different on every rank (D10)."""
+        rng = generator(self.facts.seed, step, self.facts.world.rank, "negatives")
+        return torch.randint(self.facts.tiles, (self.negatives,), generator=rng).to(self.facts.slide.device)
+
+    def self_invariance(self, q: Tensor, tile_ids: Tensor, drawn: Tensor) -> Tensor:
+        """L_self of (B, D) queries; a tile is never its own negative (D10)."""
+        bank = self.banks["global"]
+        positive = (q * bank[tile_ids]).sum(1)
+        return info_nce(positive, q @ bank[drawn].T, self.options.temperature, drawn == tile_ids[:, None])

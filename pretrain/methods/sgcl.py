@@ -1,0 +1,208 @@
+"""SGCL: instance discrimination + spatial and semantic neighbours as positives + quadrant banks (sgcl-method.md 2).
+
+`variant=fixed` is the method as intended, `variant=reference` as the published code computes it; every switch of section 7
+marked F can also be set alone (null follows the variant).
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.losses import info_nce, neighbour_loss, ramp_up
+from pretrain.methods.base import Facts, Step
+from pretrain.methods.npid import NPID, NPIDOptions
+from pretrain.neighbours import sizes, union, without
+from pretrain.neighbours.clusters import cluster, random_labels
+from pretrain.neighbours.mining import WINDOW, draw_ranks, mined_negatives, rank_weights
+from pretrain.neighbours.semantic import auxiliary_anchors, semantic_positives
+from pretrain.neighbours.spatial import SpatialIndex
+from pretrain.randomness import key
+from pretrain.views import QUADRANTS, View, ViewSettings, quadrant_views
+from results.errors import UserError
+
+
+@dataclass
+class SGCLOptions(NPIDOptions):
+    """Published values; counts are capped by the number of tiles N (`nei_k` at 5 %, `clusters` at N / 40).
+
+    `d1` ... `d16`: true is the fix, false the published behaviour, null follows `variant`.
+    """
+
+    variant: str = "fixed"
+    radius: float = 3.0
+    aux: int = 1
+    nei_k: int = 4096
+    clusters: int = 1000
+    clusterings: int = 3
+    tau: float = 0.07
+    ramp_up: int = 10
+    spatial: bool = True
+    semantic: bool = True
+    inner: bool = True
+    d1: bool | None = None
+    d2: bool | None = None
+    d4: bool | None = None
+    d5: bool | None = None
+    d6: bool | None = None
+    d7: bool | None = None
+    d16: bool | None = None
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Which defects are mended (sgcl-method.md 7.1)."""
+
+    d1: bool  # mined negatives receive gradient
+    d2: bool  # no constant N - |U| in the denominator
+    d4: bool  # anchors without positives are left out
+    d5: bool  # the anchor is never its own positive
+    d6: bool  # ranks by Beta(5, 15) itself
+    d7: bool  # every rank has the cluster labels
+    d16: bool  # the other quadrants of a tile are negatives
+
+
+def switches(options: SGCLOptions) -> Switches:
+    """Resolve the variant and the single switches."""
+    if options.variant not in ("fixed", "reference"):
+        raise UserError(f"sgcl.variant={options.variant} is not known: choose fixed or reference.")
+    default = options.variant == "fixed"
+    chosen = {f.name: getattr(options, f.name) for f in fields(Switches)}
+    return Switches(**{name: default if value is None else value for name, value in chosen.items()})
+
+
+class SGCL(NPID):
+    """L = L_self + w(epoch) L_neighbours + L_inner, exact over the whole bank."""
+
+    Options = SGCLOptions
+
+    def __init__(self, options: SGCLOptions, facts: Facts, backbone: str, views: ViewSettings):
+        super().__init__(options, facts, backbone, views)
+        self.switches = switches(options)
+        self.nearest = max(1, min(options.nei_k, facts.tiles // 20))
+        self.clusters = max(1, min(options.clusters, facts.tiles // 40))
+        self.index = SpatialIndex(facts.slide, facts.x, facts.y, options.radius)
+        self.labels = random_labels(facts.tiles, self.clusters, options.clusterings, facts.seed, facts.world.device)
+        law = "fixed" if self.switches.d6 else "reference"
+        self.rank_weights = rank_weights(max(1, int(WINDOW * facts.tiles)), law, facts.seed)
+        if options.spatial or options.semantic:
+            self.add_bank("backbone", self.dimension, options.momentum)
+        if options.inner:
+            for name in QUADRANTS:
+                self.add_bank(name, options.dimension, options.momentum)
+
+    @property
+    def label(self) -> str:
+        return f"sgcl ({self.options.variant})"
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return super().views + (quadrant_views(self.view_settings) if self.options.inner else ())
+
+    def resolved(self) -> dict[str, int]:
+        return super().resolved() | {"nei_k": self.nearest, "clusters": self.clusters}
+
+    def start_epoch(self, epoch: int) -> None:
+        """Cluster the bank anew; the fixed form begins after the first epoch, when rows are no longer noise (D8)."""
+        if not self.options.semantic or not self.semantic_ready(epoch):
+            return
+        world = self.facts.world
+        labels = cluster(self.banks["global"].rows, self.clusters, self.options.clusterings, world)
+        if self.switches.d7 or world.rank == 0:
+            self.labels = labels
+
+    def semantic_ready(self, epoch: int) -> bool:
+        """Whether semantic positives are used in this epoch."""
+        return epoch >= (1 if self.options.variant == "fixed" else 0)
+
+    def forward(self, views: dict[str, Tensor], tile_ids: Tensor, epoch: int, step: int) -> Step:
+        pooled = self.backbone(views["global"])
+        q = F.normalize(self.neck(pooled).float(), dim=1)
+        drawn = self.draw_negatives(step)
+        result = Step({"self": self.self_invariance(q, tile_ids, drawn)}, q, tile_ids, writes={"global": q})
+        if self.options.spatial or self.options.semantic:
+            h = F.normalize(pooled.detach().float(), dim=1)
+            result.writes["backbone"] = h
+            result.losses["neighbours"], result.numbers = self.neighbours(q, h, tile_ids, epoch, step)
+            result.weights["neighbours"] = ramp_up(epoch, self.options.ramp_up)
+        if self.options.inner:
+            local = torch.cat([views[name] for name in QUADRANTS])
+            p = F.normalize(self.neck(self.backbone(local)).float(), dim=1).view(len(QUADRANTS), len(q), -1)
+            result.writes |= dict(zip(QUADRANTS, p, strict=True))
+            result.losses["inner"] = self.inner_invariance(p, tile_ids, drawn)
+        return result
+
+    def neighbours(
+        self, q: Tensor, h: Tensor, tile_ids: Tensor, epoch: int, step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """L_neighbours of (B, D) queries and (B, F) backbone features, and the mean sizes of the sets."""
+        bank = self.banks["global"]
+        positives, counts = self.positive_sets(q.detach(), tile_ids, epoch)
+        rng = np.random.default_rng(key(self.facts.seed, step, "ranks"))
+        ranks = torch.from_numpy(draw_ranks(self.rank_weights, self.nearest, rng)).to(q.device)
+        with torch.no_grad():
+            close = h @ self.banks["backbone"].rows.T
+            mined = mined_negatives(close, union(positives, tile_ids[:, None]), ranks)
+        loss = neighbour_loss(
+            (q[:, None] * bank[positives.clamp(min=0)]).sum(2),
+            positives >= 0,
+            torch.bmm(bank[mined.clamp(min=0)], q[:, :, None])[:, :, 0],
+            mined >= 0,
+            self.options.tau,
+            repel=self.switches.d1,
+            constant=None if self.switches.d2 else self.facts.tiles,
+            skip_empty=self.switches.d4,
+        )
+        return loss, counts
+
+    @torch.no_grad()
+    def positive_sets(self, q: Tensor, tile_ids: Tensor, epoch: int) -> tuple[Tensor, dict[str, float]]:
+        """U = P and S of every anchor as a padded (B, U) set, and mean |P|, |S|."""
+        options, bank = self.options, self.banks["global"]
+        spatial = self.index.positives(tile_ids)
+        semantic = spatial[:, :0]
+        if options.semantic and self.semantic_ready(epoch):
+            similarity = q @ bank.rows.T
+            aux = auxiliary_anchors(similarity, spatial, options.aux)
+            if not self.switches.d4:
+                # the published code takes an arbitrary row, row 0, where there is no spatial positive
+                aux = torch.where(aux < 0, 0, aux) if aux.shape[1] else tile_ids.new_zeros(len(q), options.aux)
+            sets = [semantic_positives(similarity, tile_ids, self.labels, self.nearest)]
+            for column in aux.T:
+                row = column.clamp(min=0)
+                found = semantic_positives(bank[row] @ bank.rows.T, row, self.labels, self.nearest)
+                sets.append(found.masked_fill((column < 0)[:, None], -1))
+            semantic = torch.cat(sets, 1)
+            if self.switches.d5:
+                semantic = without(semantic, tile_ids)
+            semantic = union(semantic)
+        if not options.spatial:
+            spatial = spatial[:, :0]
+        counts = {
+            "spatial_positives": sizes(spatial).float().mean(),
+            "semantic_positives": sizes(semantic).float().mean(),
+        }
+        return union(spatial, semantic), counts
+
+    def inner_invariance(self, p: Tensor, tile_ids: Tensor, drawn: Tensor) -> Tensor:
+        """L_inner of (4, B, D) local queries: own quadrant's row against K/4 tiles in all four banks (2.8b, D16)."""
+        banks = [self.banks[name] for name in QUADRANTS]
+        own = torch.stack([bank[tile_ids] for bank in banks])
+        drawn = drawn[: max(1, len(drawn) // len(banks))]
+        negatives = p.flatten(0, 1) @ torch.cat([bank[drawn] for bank in banks]).T
+        absent = (drawn == tile_ids[:, None]).repeat(len(banks), len(banks))
+        if self.switches.d16:
+            siblings = torch.einsum("abd,cbd->abc", p, own).flatten(0, 1)
+            diagonal = torch.eye(len(banks), dtype=torch.bool, device=p.device).repeat_interleave(len(tile_ids), 0)
+            negatives, absent = torch.cat([negatives, siblings], 1), torch.cat([absent, diagonal], 1)
+        positive = (p * own).sum(2).flatten()
+        return info_nce(positive, negatives, self.options.temperature, absent)
+
+    def memory(self) -> dict[str, Tensor]:
+        return super().memory() | {"labels": self.labels}
+
+    def load_memory(self, memory: dict[str, Tensor]) -> None:
+        super().load_memory(memory)
+        self.labels = memory["labels"].to(self.labels)

@@ -1,0 +1,59 @@
+"""Semi-hard negatives: ranks of the most similar fifth, drawn by a Beta law (sgcl-method.md 2.8, D3, D6)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WINDOW = 0.2
+ALPHA, BETA = 5.0, 15.0
+HISTOGRAM_SAMPLES, HISTOGRAM_BINS = 1_000_000, 100
+
+
+def rank_weights(window: int, law: str, seed: int = 0) -> np.ndarray:
+    """Weight of each rank position in the window.
+
+    Args:
+        window: number of positions, floor(0.2 N).
+        law: `fixed` is the Beta(5, 15) density over [0, 1]; `reference` is the published histogram of 1e6 samples whose
+            100 bins span the sample's minimum to maximum, stretched to the window (which shifts its mean from 0.25 to 0.33).
+
+    Returns:
+        (window,) float64, not normalised.
+    """
+    if law == "fixed":
+        p = (np.arange(window) + 0.5) / window
+        return p ** (ALPHA - 1) * (1 - p) ** (BETA - 1)
+    samples = np.random.default_rng(seed).beta(ALPHA, BETA, HISTOGRAM_SAMPLES)
+    counts, _ = np.histogram(samples, HISTOGRAM_BINS)
+    return counts[np.arange(window) * HISTOGRAM_BINS // window].astype(np.float64)
+
+
+def draw_ranks(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` distinct rank positions with probability proportional to the weights, one after the other.
+
+    Efraimidis and Spirakis' exponential keys (2006): the same law as drawing without replacement one by one.
+    """
+    possible = np.flatnonzero(weights > 0)
+    count = min(count, len(possible))
+    keys = rng.exponential(size=len(possible)) / weights[possible]
+    return np.sort(possible[np.argpartition(keys, count - 1)[:count]])
+
+
+def mined_negatives(similarity: Tensor, excluded: Tensor, ranks: Tensor) -> Tensor:
+    """Tiles at the drawn ranks of every anchor's similarity list.
+
+    Args:
+        similarity: (B, N) backbone similarity with the bank.
+        excluded: (B, n) padded set (the anchor and its positives), masked by -inf.
+        ranks: (H,) int64 sorted rank positions, shared by the batch.
+
+    Returns:
+        (B, H) int64 tile ids; -1 where the list, without the excluded, is too short.
+    """
+    count = similarity.shape[1]
+    drop = torch.cat([excluded, excluded.new_full((len(excluded), 1), -1)], 1)
+    masked = torch.cat([similarity, similarity.new_zeros(len(similarity), 1)], 1)
+    masked = masked.scatter(1, torch.where(drop < 0, count, drop), -torch.inf)[:, :count]
+    values, order = masked.topk(min(int(ranks.max()) + 1, count), dim=1)
+    ranks = ranks.clamp(max=order.shape[1] - 1)
+    return torch.where(values[:, ranks] > -torch.inf, order[:, ranks], -1)
