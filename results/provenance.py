@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch", "torchvision", "numpy", "pillow", "openslide-python", "openslide-bin", "lmdb", "faiss-cpu", "scikit-learn",
-    "safetensors", "timm", "lightly", "dask", "distributed", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation",
+    "torch", "torchvision", "numpy", "scipy", "pillow", "openslide-python", "openslide-bin", "lmdb", "faiss-cpu",
+    "scikit-learn", "safetensors", "timm", "lightly", "dask", "distributed", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation",
 )  # fmt: skip
 
 
@@ -53,7 +53,8 @@ def hardware() -> dict[str, Any]:
         ]
         model = names[0] if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "gpus": _gpus()}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": model, "cores": cores, "memory_gib": round(memory, 1), "gpus": _gpus()}
 
 
 def _gpus() -> list[str]:

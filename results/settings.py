@@ -45,7 +45,8 @@ def compose(
     Args:
         schema: `OmegaConf.structured(...)` of a dataclass, which gives names, types and defaults.
         layers: (name, nested mapping) pairs, later ones win; the name is shown in errors.
-        overrides: dotted key -> text, parsed as YAML (`1e-3`, `[1,2]`, `null`, `true`).
+        overrides: dotted key -> text, parsed as YAML (`1e-3`, `[1,2]`, `null`, `true`); where the schema wants text, a
+            number or a truth value stays the text that was typed (`out=2024_11`, `cohort=007`, `encoder=on`).
 
     Raises:
         UserError: for an unknown key (with the nearest valid one) or a value of the wrong type.
@@ -59,8 +60,19 @@ def compose(
             value = OmegaConf.from_dotlist([f"value={text}"])["value"]
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise UserError(f"{key}={text} cannot be parsed: quote the value or mend its brackets.") from error
-        _set(config, key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value, "the command line")
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if isinstance(value, bool | int | float) and _wants_text(config, key):
+            value = text
+        _set(config, key, value, "the command line", shown=text)
     return config
+
+
+def _wants_text(config: DictConfig, key: str) -> bool:
+    if key not in _valid_keys(config):
+        return False
+    parent, _, leaf = key.rpartition(".")
+    node = (OmegaConf.select(config, parent) if parent else config)._get_node(leaf)
+    return node._metadata.ref_type is str
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -81,7 +93,7 @@ def _valid_keys(config: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def _set(config: DictConfig, key: str, value: Any, source: str) -> None:
+def _set(config: DictConfig, key: str, value: Any, source: str, shown: str | None = None) -> None:
     valid = _valid_keys(config)
     if key not in valid:
         near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
@@ -91,15 +103,16 @@ def _set(config: DictConfig, key: str, value: Any, source: str) -> None:
         raise UserError(f"unknown setting '{key}' from {source}: {hint}")
     current = OmegaConf.select(config, key)
     if isinstance(current, DictConfig):
-        raise UserError(
-            f"'{key}' from {source} is a group of settings: set one of its keys, such as '{_valid_keys(current, key + '.')[0]}'."
-        )
+        example = next(iter(_valid_keys(current, f"{key}.")), None)
+        hint = f"set one of its keys, such as '{example}'." if example else "it has no keys to set."
+        raise UserError(f"'{key}' from {source} is a group of settings: {hint}")
     try:
         OmegaConf.update(config, key, value)
     except OmegaConfBaseException as error:
         parent, _, leaf = key.rpartition(".")
         kind = _kind(OmegaConf.select(config, parent) if parent else config, leaf)
-        raise UserError(f"{key}={value} from {source} does not fit: {kind} is expected.") from error
+        given = value if shown is None else shown
+        raise UserError(f"{key}={given} from {source} does not fit: {kind} is expected.") from error
 
 
 def _kind(parent: DictConfig, leaf: str) -> str:
