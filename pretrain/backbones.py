@@ -3,32 +3,20 @@
 import torchvision
 from torch import nn
 
-from results.errors import UserError
-
 FEATURE_DIMS = {"resnet18": 512, "resnet50": 2048}
 
 
 def build(name: str) -> tuple[nn.Module, int]:
-    """Return an untrained backbone that maps (B, 3, H, W) to pooled features (B, D), and D.
+    """Return an untrained backbone (a name of `FEATURE_DIMS`) that maps (B, 3, H, W) to pooled features (B, D), and D.
 
     Convolutions are initialised with Kaiming's fan-in rule (sgcl-method.md 2.2).
-
-    Raises:
-        UserError: for a name that is not offered.
     """
-    if name not in FEATURE_DIMS:
-        raise UserError(f"backbone={name} is not known: choose one of {', '.join(FEATURE_DIMS)}.")
     network = getattr(torchvision.models, name)(weights=None)
     network.fc = nn.Identity()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
     return network, FEATURE_DIMS[name]
-
-
-def feature_dim(name: str) -> int:
-    """Width D of the pooled features."""
-    return FEATURE_DIMS[name]
 
 
 def mlp_neck(dimension: int, out: int) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pretrain import methods
+from pretrain.backbones import FEATURE_DIMS
 from pretrain.views import ViewSettings
 from results.errors import UserError
 from results.files import value_digest
@@ -111,6 +112,7 @@ def load(arguments: list[str]) -> DictConfig:
     layers = [_layer("cohort", chosen["cohort"]), _layer("method", chosen["method"]), *recipe_layers]
     config = compose(OmegaConf.structured(schema), [layer for layer in layers if layer], overrides)
     _check(config)
+    method.check(method_options(config))
     return config
 
 
@@ -153,6 +155,10 @@ def _check(config: DictConfig) -> None:
             raise UserError(
                 f"views.{name}={list(pair)} does not fit: give [low, high], above 0, low first, shares at most 1."
             )
+    if config.backbone not in FEATURE_DIMS:
+        raise UserError(f"backbone={config.backbone} is not known: choose one of {', '.join(FEATURE_DIMS)}.")
+    if train.processes is not None and train.processes < 1:
+        raise UserError(f"train.processes={train.processes} is too small: give 1 or more, or null for one per GPU.")
     if train.amp not in ("auto", "off", "bf16"):
         raise UserError(f"train.amp={train.amp} is not known: choose auto, off or bf16.")
     options = config[config.method]

@@ -43,9 +43,7 @@ def export(run: Run) -> Path:
     tensors = {name[len(PREFIX) :]: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
     with replacing(path) as temporary:
         save_file(tensors, temporary)
-    card = make_card(
-        run, progress, file_digest(path), next(v for k, v in reversed(tensors.items()) if v.dim() == 1).shape[0]
-    )
+    card = make_card(run, progress, file_digest(path))
     write_json(card_path, card)
     summary = describe(run, card, progress)
     with replacing(run.root / "SUMMARY.md") as temporary:
@@ -73,7 +71,7 @@ def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]
         "name": run.info.get("label", config.method),
         "digest": digest,
         "backbone": config.backbone,
-        "feature_dim": backbones.feature_dim(config.backbone),
+        "feature_dim": backbones.FEATURE_DIMS[config.backbone],
         "input": {
             "size": config.views.size,
             "tile": config.tile,

@@ -14,7 +14,8 @@ from pretrain.config import load
 from pretrain.runs import Run, find_run, list_runs, open_run
 from pretrain.tiles import TileStore
 from pretrain.tiling import Tiling
-from pretrain.tiling.run import store_folder, tile_cohort
+from pretrain.tiling.index import store_root
+from pretrain.tiling.run import tile_cohort
 from results.errors import UserError
 
 STEPS = ("tile", "train", "export")
@@ -42,13 +43,16 @@ def run(arguments: list[str]) -> int:
     if step == "train":
         return train(config, existing_store(config), settings)
     if step == "export":
-        return export(config, existing_store(config))
+        return export(named_run(config) if config.run else find_run(config, existing_store(config)), config)
     cohort = open_cohort(config)
-    result = tile_cohort(cohort, tiling(config), Path(config.work), config.scheduler, config.tiling.workers)
-    status = SOME_FAILED if result.failed else 0
+    store = tile_cohort(cohort, tiling(config), Path(config.work), config.scheduler, config.tiling.workers)
+    status = SOME_FAILED if store.failed else 0
     if step == "tile":
         return status
-    return train(config, result.store, settings) or export(config, result.store) or status
+    status = train(config, store, settings) or status
+    if status not in (0, SOME_FAILED):
+        return status
+    return export(find_run(config, store), config) or status
 
 
 def open_cohort(config: DictConfig) -> cohorts.Cohort:
@@ -63,7 +67,7 @@ def rehearsal_root(config: DictConfig, make: bool) -> Path:
     from pretrain.cohorts import rehearsal
 
     wanted = config.rehearsal
-    root = Path(config.work) / "cohorts" / f"rehearsal-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
+    root = Path(config.work) / "cohorts" / f"rehearsal-v{rehearsal.VERSION}-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
     if make:
         rehearsal.generate(root, seed=wanted.seed, slides=wanted.slides, size_px=wanted.size_px)
     return root
@@ -82,7 +86,7 @@ def existing_store(config: DictConfig) -> TileStore:
         raise UserError(
             f"the rehearsal slides are not made yet ({root}): run `python -m pretrain tile` with the same settings first."
         )
-    folder = store_folder(cohorts.open_cohort(root), tiling(config), Path(config.work))
+    folder = store_root(Path(config.work), cohorts.open_cohort(root), tiling(config))
     if not (folder / "store.json").exists():
         raise UserError(f"no tile store at {folder} yet: run `python -m pretrain tile` with the same settings first.")
     return TileStore(folder)
@@ -92,6 +96,8 @@ def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:
     """Train in this process, or in one process per GPU (or `train.processes`) under torchrun."""
     import torch
 
+    from pretrain import loop
+
     found = find_run(config, store)
     if found is not None and found.finished:
         print(f"train: {found.root} is trained already")
@@ -99,6 +105,7 @@ def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:
     count = config.train.processes
     if count is None:
         count = max(1, torch.cuda.device_count()) if distributed.pick_device(config.device).type == "cuda" else 1
+    loop.count_steps(config, store, count)
     if count == 1:
         return train_here(config)
     run = open_run(config, store, count)
@@ -175,15 +182,20 @@ def train_here(config: DictConfig) -> int:
         distributed.leave()
 
 
-def export(config: DictConfig, store: TileStore) -> int:
-    """Export the run of these settings, finished or not."""
+def named_run(config: DictConfig) -> Run:
+    """The run that `run=` names, whatever its settings."""
+    root = Path(config.work) / "runs" / config.run
+    if not (root / "run.json").exists():
+        known = ", ".join(r.name for r in list_runs(Path(config.work))[-3:]) or "none"
+        raise UserError(f"run={config.run} is not under {config.work}/runs (newest there: {known}).")
+    return Run(root)
+
+
+def export(found: Run | None, config: DictConfig) -> int:
+    """Export a run, finished or not."""
     from pretrain.export import export as write
 
-    run = find_run(config, store)
-    if run is None:
-        known = ", ".join(root.name for root in list_runs(Path(config.work))[-3:]) or "none"
-        raise UserError(
-            f"no run of these settings to export under {config.work}/runs (newest: {known}): train it first, or name one with run=."
-        )
-    print(f"export: {write(run)}")
+    if found is None:
+        raise UserError(f"no run of these settings under {config.work}/runs: train it first, or name one with run=.")
+    print(f"export: {write(found)}")
     return 0

@@ -56,14 +56,10 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
 
     Raises:
         Stopped: on SIGTERM or SIGINT, after a checkpoint was written.
-        UserError: when the cohort is smaller than a batch or the loss is no longer finite.
+        UserError: when the loss is no longer finite.
     """
     settings, device = config.train, world.device
-    steps_per_epoch = len(store) // (settings.batch_size * world.size)
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"{len(store)} tiles are fewer than one batch of {settings.batch_size} on {world.size} process(es): set train.batch_size lower."
-        )
+    steps_per_epoch = count_steps(config, store, world.size)
     if settings.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
@@ -139,6 +135,16 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
     if world.rank == 0:
         run.update(state="trained", resolved=method.resolved(), label=method.label, **vars(progress))
     return progress
+
+
+def count_steps(config: DictConfig, store: Any, processes: int) -> int:
+    """Steps in an epoch; a UserError when the cohort is smaller than one batch."""
+    batch = config.train.batch_size
+    if len(store) < batch * processes:
+        raise UserError(
+            f"{len(store)} tiles are fewer than one batch of {batch} on {processes} process(es): set train.batch_size lower."
+        )
+    return len(store) // (batch * processes)
 
 
 def build(config: DictConfig, store: Any, world: World) -> Method:
@@ -257,15 +263,15 @@ class Log:
         now = time.monotonic()
         rate, wait = self.tiles / (now - self.mark), self.waited / (now - self.mark)
         self.mark, self.waited, self.tiles = now, 0.0, 0
-        losses = {name: float(value) for name, value in result.losses.items()}
+        losses = {name: value.item() for name, value in result.losses.items()}
         numbers = {name: float(value) for name, value in result.numbers.items()}
-        self._write({"loss": float(loss), **{f"loss_{n}": v for n, v in losses.items()}, **numbers, "spread": spread, "lr": lr},
+        self._write({"loss": loss.item(), **{f"loss_{n}": v for n, v in losses.items()}, **numbers, "spread": spread, "lr": lr},
                     {"tiles_per_second": rate, "data_wait": wait})  # fmt: skip
         terms = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         total = self.config.train.epochs
         print(
             f"epoch {(progress.step - 1) // self.steps_per_epoch + 1}/{total} step {progress.step}/{total * self.steps_per_epoch}"
-            f" | {rate:.0f} tiles/s | wait {wait:.0%} | loss {float(loss):.4f} ({terms}) | lr {lr:.2e}",
+            f" | {rate:.0f} tiles/s | wait {wait:.0%} | loss {loss.item():.4f} ({terms}) | lr {lr:.2e}",
             flush=True,
         )
         if spread < COLLAPSED:

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -32,14 +33,7 @@ def from_folder(root: Path) -> Cohort:
     in one folder are one slide.
     """
     root = root.resolve()
-    found = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    ]
-    paths = list(_one_a_series(found))
+    paths = list(_one_a_series(sorted(_slide_files(root))))
     if not paths:
         raise UserError(f"cohort {root} holds no slide: looked in all folders for files ending in {', '.join(SUFFIXES)}.")
     names = _unique_names(root, paths)
@@ -162,6 +156,22 @@ def _labels(path: Path) -> tuple[dict[int, str], dict[int, str]]:
         if row["kind"] == "tissue":
             codes[code] = row["label"]
     return codes, kinds
+
+
+def _slide_files(root: Path) -> Iterator[Path]:
+    """Yield the files with a slide's suffix below `root`; links to folders are followed, each folder is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cohort folder {error.filename} cannot be read ({error.strerror}).") from error
+
+    seen = set()
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            names = [name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]
+            yield from (path for path in (Path(folder, name) for name in names) if path.is_file())
+        seen.add(real)
 
 
 def _one_a_series(paths: list[Path]) -> Iterator[Path]:

@@ -70,6 +70,10 @@ class Method(nn.Module):
         self.backbone, self.dimension = backbones.build(backbone)
         self.banks: dict[str, MemoryBank] = {}
 
+    @classmethod
+    def check(cls, options: Any) -> None:
+        """Refuse impossible options with a UserError, before anything is written."""
+
     @property
     def label(self) -> str:
         """The row name in tables."""

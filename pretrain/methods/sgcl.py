@@ -93,6 +93,10 @@ class SGCL(NPID):
             for name in QUADRANTS:
                 self.add_bank(name, options.dimension, options.momentum)
 
+    @classmethod
+    def check(cls, options: SGCLOptions) -> None:
+        switches(options)
+
     @property
     def label(self) -> str:
         return f"sgcl ({self.options.variant})"

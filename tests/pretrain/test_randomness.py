@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from pretrain.randomness import generator, key, uniform
+from pretrain.randomness import generator, uniform
 
 
 def test_a_tiles_numbers_do_not_depend_on_its_batch():

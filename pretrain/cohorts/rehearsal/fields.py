@@ -128,7 +128,14 @@ def _split(position: Floats) -> tuple[NDArray[np.intp], Floats]:
 
 def _interpolate(values: Floats, rows: list, columns: list, is_grid: bool) -> Floats:
     """Weigh the nodes named by the taps: axis after axis for a grid of places, tap by tap for scattered ones."""
-    if is_grid:
-        strips = sum(values[index] * weight[:, None] for index, weight in rows)
-        return sum(np.take(strips, index, axis=1) * weight for index, weight in columns)
-    return sum(values[j, i] * v * w for j, v in rows for i, w in columns)
+    if not is_grid:
+        return sum(values[j, i] * v * w for j, v in rows for i, w in columns)
+    (index, weight), *rest = rows
+    strips = values[index] * weight[:, None]
+    for index, weight in rest:
+        strips += values[index] * weight[:, None]
+    (index, weight), *rest = columns
+    found = np.take(strips, index, axis=1) * weight
+    for index, weight in rest:
+        found += np.take(strips, index, axis=1) * weight
+    return found

@@ -7,7 +7,9 @@ from scipy.spatial import cKDTree
 from pretrain.cohorts.rehearsal.fields import Floats, Points, Window
 from pretrain.cohorts.rehearsal.tissues import KIND_INDEX, KINDS, Fields, Tissue, angle_along
 
-NUCLEUS = np.dtype([(name, np.float32) for name in ("x", "y", "long", "short", "angle", "phase", "ink")] + [("kind", "u1")])
+NUCLEUS = np.dtype(
+    [(name, np.float32) for name in ("x", "y", "long", "short", "angle", "phase", "ink")] + [("kind", "u1")]
+)
 """`x`, `y` centre in um; `long`, `short` half axes in um; `angle` of the long axis and `phase` of the bays in radians;
 `ink` optical density of haematoxylin; `kind` index in `tissues.KINDS`."""
 
@@ -32,7 +34,9 @@ def scatter(
     place = Points(x[kept], y[kept])
     names = list(tissue.mix)
     share = np.array([tissue.mix[name] for name in names])
-    kind = np.array([KIND_INDEX[name] for name in names])[random.choice(len(names), place.x.size, p=share / share.sum())]
+    kind = np.array([KIND_INDEX[name] for name in names])[
+        random.choice(len(names), place.x.size, p=share / share.sum())
+    ]
 
     nuclei = np.zeros(place.x.size, NUCLEUS)
     table = {key: np.array([getattr(k, key) for k in KINDS])[kind] for key in ("size", "spread", "ink")}

@@ -32,22 +32,27 @@ def render(scene: Scene, window: Window) -> NDArray[np.uint8]:
     """Return a window as RGB, uint8 (height, width, 3): the same scene at whatever um/px the window asks for."""
     stain = scene.stain
     random = generator(scene.seed, scene.slide, "noise", window)
-    amounts = stains(scene, window)
+    amounts = [gaussian_filter(amount, stain.blur / window.mpp, truncate=3.0) for amount in stains(scene, window)]
+    softer = [gaussian_filter(amount, stain.defocus / window.mpp, truncate=3.0) for amount in amounts]
     image = np.empty((window.height, window.width, 3), np.uint8)
-    amounts = [gaussian_filter(amount, stain.blur / window.mpp, truncate=3.0) for amount in amounts]
     for at, block in window.blocks(BLOCK):
-        for amount, drift, thickness in zip(amounts, stain.drift, scene.thickness, strict=True):
-            amount[at] *= np.exp(drift * thickness(block) - drift**2 / 2)
-        density = amounts[0][at][..., None] * stain.vectors[0] + amounts[1][at][..., None] * stain.vectors[1]
-        density += np.clip(scene.pen(block) / 4, 0, 1)[..., None] * scene.pen_density
-        light = stain.light * np.exp(-density) * _edge(scene, block)
+        light = np.broadcast_to(stain.light, (block.height, block.width, 3))
+        if amounts[0][at].any():
+            density = np.zeros(light.shape, np.float32)
+            defocus = np.clip(0.5 + 0.6 * scene.focus(block), 0, 1)
+            for k, thickness in enumerate(scene.thickness):
+                amount = amounts[k][at] + defocus * (softer[k][at] - amounts[k][at])
+                amount *= np.exp(stain.drift[k] * thickness(block) - stain.drift[k] ** 2 / 2)
+                density += amount[..., None] * stain.vectors[k]
+            light = light * (stain.flare + (1 - stain.flare) * np.exp(-density))
+        light = light * _beside(scene, block)
         light += stain.noise * random.standard_normal(light.shape, np.float32)
         image[at] = np.clip(light + 0.5, 0, 255).astype(np.uint8)
     return image
 
 
-def _edge(scene: Scene, window: Window) -> Floats:
-    """Share of the light that passes beside the tissue: none beyond a black border, less beyond the rim of the glass."""
+def _beside(scene: Scene, window: Window) -> Floats:
+    """Share of the light, (height, width, 3), that passes what lies beside the tissue: marker, border, rim of the glass."""
     depth = scene.edge_width - window.x
     share = np.ones_like(depth)
     if scene.edge == "black":
@@ -55,4 +60,7 @@ def _edge(scene: Scene, window: Window) -> Floats:
     elif scene.edge == "line":
         share[depth > 0] = 0.9
         share[np.abs(depth - 4) < 2.5] = 0.35
-    return share[..., None]
+    marker = np.clip(scene.pen(window) / 4, 0, 1)
+    if not marker.any():
+        return np.broadcast_to(share[..., None], (window.height, window.width, 3))
+    return share[..., None] * np.exp(-marker[..., None] * scene.pen_density)

@@ -1,7 +1,7 @@
 """A scene: everything that is true of one synthetic slide, in um and without pixels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,16 @@ class Stain:
     """How one slide was stained and scanned.
 
     `vectors` (2, 3): optical density in R, G, B of one unit of haematoxylin and of eosin; `light` (3,): the colour of
-    empty glass, 0-255; `blur` in um and `noise` in grey levels (standard deviations); `drift` (2,): how far the amount of
-    each stain wanders over the slide (standard deviation of its logarithm).
+    empty glass, 0-255; `flare`: the share of stray light; `blur` everywhere and `defocus` in the patches out of focus, in
+    um, and `noise` in grey levels (standard deviations); `drift` (2,): how far the amount of each stain wanders over the
+    slide (standard deviation of its logarithm).
     """
 
     vectors: Floats
     light: Floats
+    flare: float
     blur: float
+    defocus: float
     noise: float
     drift: Floats
 
@@ -58,6 +61,7 @@ class Scene:
     stain: Stain
     fields: Mapping[str, Any]
     thickness: tuple[Noise, Noise]
+    focus: Noise
     nuclei: NDArray[np.void]
 
     @property
@@ -137,16 +141,19 @@ def _populated(parts: dict[str, Any], hospital: str) -> Scene:
     seed, slide = parts["seed"], parts["slide"]
     random = generator(seed, slide, "thickness")
     found = fields(seed, slide)
-    thickness = (Noise(random, 95.0, nodes=16), Noise(random, 95.0, nodes=16))
+    smooth = {
+        "thickness": (Noise(random, 95.0, nodes=16), Noise(random, 95.0, nodes=16)),
+        "focus": Noise(random, 110.0, nodes=16),
+    }
     empty = np.zeros(0, cells.NUCLEUS)
-    bare = Scene(**parts, stain=stain(seed, slide, hospital), fields=found, thickness=thickness, nuclei=empty)
+    bare = Scene(**parts, stain=stain(seed, slide, hospital), fields=found, **smooth, nuclei=empty)
     kept = [empty]
     for index, tissue in enumerate(bare.tissues):
         random = generator(seed, slide, "nuclei", tissue.name)
         laid = cells.scatter(random, tissue, found, bare.width, bare.height)
         place = Points(laid["x"], laid["y"])
         kept.append(laid[(bare.tissue_at(place) == index) & (bare.outline(place) > 6)])
-    return Scene(**{**vars(bare), "nuclei": cells.thin(np.concatenate(kept))})
+    return replace(bare, nuclei=cells.thin(np.concatenate(kept)))
 
 
 def stain(seed: int, slide: str, hospital: str) -> Stain:
@@ -156,16 +163,18 @@ def stain(seed: int, slide: str, hospital: str) -> Stain:
     """
     house, own = generator(seed, "hospital", hospital), generator(seed, slide, "stain")
     vectors = np.array([(0.65, 0.70, 0.29), (0.15, 0.95, 0.25)])
-    vectors = np.clip(vectors + house.normal(0, 0.05, (2, 3)) + own.normal(0, 0.09, (2, 3)), 0.03, None)
+    vectors = np.clip(vectors + house.normal(0, 0.05, (2, 3)) + own.normal(0, 0.13, (2, 3)), 0.03, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors *= np.exp(house.normal(0, 0.12, (2, 1)) + own.normal(0, 0.22, (2, 1)))
     light = 242 * (1 - np.abs(house.normal(0, 0.015, 3)) - np.abs(own.normal(0, 0.02, 3)))
     return Stain(
         vectors.astype(np.float32),
         light.astype(np.float32),
-        blur=float(own.uniform(0.25, 0.6)),
-        noise=float(own.uniform(1.5, 4.0)),
-        drift=own.uniform(0.3, 0.42, 2).astype(np.float32),
+        flare=float(own.uniform(0.0, 0.16)),
+        blur=float(own.uniform(0.25, 0.8)),
+        defocus=float(own.uniform(0.5, 1.5)),
+        noise=float(own.uniform(1.5, 5.0)),
+        drift=own.uniform(0.36, 0.48, 2).astype(np.float32),
     )
 
 
@@ -178,7 +187,9 @@ def _pen(random: np.random.Generator, grid: Window, width: float, height: float)
         across = 1 - across
     along, across = (along, across) if random.random() < 0.5 else (across, along)
     points = np.stack([along * width, across * height], 1)
-    distance = np.sqrt(np.min((grid.x[..., None] - points[:, 0]) ** 2 + (grid.y[..., None] - points[:, 1]) ** 2, axis=-1))
+    distance = np.sqrt(
+        np.min((grid.x[..., None] - points[:, 0]) ** 2 + (grid.y[..., None] - points[:, 1]) ** 2, axis=-1)
+    )
     half = 0.5 * random.uniform(45, 70) * (1 + 0.08 * Noise(random, 30.0)(grid))
     return half - distance
 
@@ -210,8 +221,7 @@ def _regions(random: np.random.Generator, grid: Window, is_tissue: NDArray[np.bo
     for _ in range(8):
         owner = np.argmin(((inside[:, None] - seeds[None]) ** 2).sum(2), axis=1)
         seeds = np.stack([inside[owner == k].mean(0) if (owner == k).any() else seeds[k] for k in range(count)])
-    order = [0] + [1 + (number + k) % 4 for k in range(4)]
-    order = [order[k % 5] for k in range(count)]
+    order = [0, *(1 + (number + k) % 4 for k in range(4)), *((number + k) % 5 for k in range(count))][:count]
     scores = [np.full(x.shape, -9999.0, np.float32) for _ in TISSUES]
     for tissue, (seed_x, seed_y) in zip(order, seeds[random.permutation(count)], strict=True):
         distance = np.hypot(x - seed_x, y - seed_y)

@@ -67,7 +67,7 @@ def _fibres(place: Place, fields: Fields, width: float = 6.5, wave: float = 1.0)
 
 
 def _tumour(place: Place, fields: Fields) -> tuple[Floats, Floats]:
-    nest = np.clip(np.abs(fields["nest"](place)) * 6 - 0.5, 0, 1)
+    nest = np.clip(np.abs(fields["nest"](place)) * 7 - 0.4, 0, 1)
     cell = fields["cell"](place)
     return 0.16 + 0.06 * nest + 0.03 * cell, 0.3 + 0.24 * nest + 0.06 * cell
 
@@ -95,8 +95,9 @@ def _wall(place: Place, fields: Fields) -> Floats:
 
 def _fat(place: Place, fields: Fields) -> tuple[Floats, Floats]:
     near, second = fields["fat"](place)
-    wall = np.exp(-np.square((second - near) / 2.6)) + 0.25 * np.clip((near - 9.0) / 3.0, 0, 1)
-    return 0.22 + 0.6 * wall, 0.2 + 0.85 * wall
+    wall = np.exp(-np.square((second - near) / 2.6)) + 0.4 * np.clip((near - 8.0) / 4.0, 0, 1)
+    cell = fields["cell"](place)
+    return 0.25 + 0.4 * wall + 0.03 * cell, 0.22 + 0.55 * wall + 0.06 * cell
 
 
 def _mucin(place: Place, fields: Fields) -> tuple[Floats, Floats]:
@@ -120,7 +121,7 @@ def _everywhere(place: Place, fields: Fields) -> Floats:
 
 
 def _in_nests(place: Place, fields: Fields) -> Floats:
-    return np.abs(fields["nest"](place)) > 0.16
+    return np.abs(fields["nest"](place)) > 0.12
 
 
 def _in_walls(place: Place, fields: Fields) -> Floats:

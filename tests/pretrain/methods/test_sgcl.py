@@ -28,11 +28,11 @@ def make(facts, **options) -> SGCL:
     return method
 
 
-def queries(method, count=len(IDS)):
+def queries(method):
     rng = torch.Generator().manual_seed(5)
-    q = F.normalize(torch.randn(count, SMALL["dimension"], generator=rng), dim=1)
-    q = F.normalize(q + 2 * method.banks["global"].rows[IDS[:count]], dim=1).requires_grad_()
-    h = F.normalize(torch.randn(count, 512, generator=rng), dim=1)
+    q = F.normalize(torch.randn(len(IDS), SMALL["dimension"], generator=rng), dim=1)
+    q = F.normalize(q + 2 * method.banks["global"].rows[IDS], dim=1).requires_grad_()
+    h = F.normalize(torch.randn(len(IDS), 512, generator=rng), dim=1)
     return q, h
 
 

@@ -1,0 +1,45 @@
+"""`python -m benchmarks run SUITE key=value ...`."""
+
+import sys
+
+from results.errors import UserError
+
+HELP = """python -m benchmarks run SUITE key=value ...
+
+Pretrains every method of a suite, scores the encoders beside the floors, writes the table, and keeps what it cost in
+work/suites/. Each step is a command that is printed and can be repeated by hand; a step does no work twice.
+
+  SUITE                 a name ({suites}) or a YAML file
+  cohort= recipe= methods=[npid,sgcl] seeds=[0,1]
+  task= trials=3 floors=true
+  work=work records=results/records tables=results/tables
+  pretrain.KEY=VALUE    handed to 'python -m pretrain', such as pretrain.train.epochs=1
+  transfer.KEY=VALUE    handed to 'python -m transfer classify', such as transfer.max_tiles_per_slide=200
+
+Exit status: 0 done, 2 mistake in input or settings, 3 done but some slides or cells failed and were named, else the
+status of the step that stopped the suite (143 after SIGTERM: repeat the command to go on).
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return its exit status."""
+    if not arguments or any(argument in ("-h", "--help", "help") for argument in arguments):
+        from benchmarks.suite import known_suites
+
+        print(HELP.format(suites=", ".join(known_suites())), end="")
+        return 0
+    try:
+        if arguments[0] != "run" or len(arguments) < 2:
+            raise UserError(
+                f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...'."
+            )
+        from benchmarks.run import run_suite
+
+        return run_suite(arguments[1], arguments[2:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

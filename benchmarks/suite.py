@@ -1,0 +1,163 @@
+"""What a suite is: a short YAML, its overrides, and the commands they amount to."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from results.errors import UserError
+from results.files import value_digest
+from results.settings import compose, load_yaml, split_overrides
+
+SUITES = Path(__file__).parent / "suites"
+OWNED = {
+    "pretrain": ("cohort", "recipe", "method", "seed", "work", "run"),
+    "transfer": ("encoder", "task", "trials", "floors", "work", "records"),
+}
+"""Keys of the commands that the suite sets by itself; the rest may be handed through as `pretrain.KEY` or `transfer.KEY`."""
+
+
+@dataclass
+class Suite:
+    """The settings of one suite.
+
+    Attributes:
+        cohort, recipe: what pretraining sees and how; `recipe` None takes the defaults.
+        methods, seeds: every method is pretrained once a seed.
+        task, trials, floors: what `transfer classify` scores them on; `task` None takes what fits the tile store.
+        work, records, tables: where runs, records and tables go.
+        pretrain, transfer: settings handed through to these commands, `dotted.key: value`.
+    """
+
+    cohort: str = "rehearsal"
+    recipe: str | None = None
+    methods: list[str] = field(default_factory=lambda: ["sgcl"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    task: str | None = None
+    trials: int = 3
+    floors: bool = True
+    work: str = "work"
+    records: str = "results/records"
+    tables: str = "results/tables"
+    pretrain: Any = field(default_factory=dict)
+    transfer: Any = field(default_factory=dict)
+
+
+def known_suites() -> list[str]:
+    """Return the names of the suites that come with the package."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load_suite(spec: str, arguments: list[str]) -> tuple[str, Suite]:
+    """Read a suite and lay `key=value` arguments over it.
+
+    Args:
+        spec: a known name, or the path of a YAML file.
+        arguments: suite keys, or `pretrain.KEY=VALUE` and `transfer.KEY=VALUE` for the commands.
+
+    Returns:
+        the suite's name and its settings, with text values in `pretrain` and `transfer`.
+
+    Raises:
+        UserError: for an unknown suite or key, a wrong type, or an empty list of methods or seeds.
+    """
+    path = Path(spec) if spec.endswith((".yaml", ".yml")) else SUITES / f"{spec}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"suite '{spec}' is not known: choose {', '.join(known_suites())}, or give the path of a YAML file."
+        )
+    own, layer = {}, load_yaml(path)
+    handed = {command: _flat(layer.pop(command, None) or {}, f"{path}: {command}") for command in OWNED}
+    for key, text in split_overrides(arguments).items():
+        command, _, rest = key.partition(".")
+        if command in OWNED and rest:
+            handed[command][rest] = text
+        else:
+            own[key] = text
+    for command, keys in handed.items():
+        for key in keys:
+            if key in OWNED[command]:
+                raise UserError(f"'{command}.{key}' is set by the suite itself: {_instead(key)}.")
+    suite: Suite = OmegaConf.to_object(compose(OmegaConf.structured(Suite), [(str(path), layer)], own))
+    suite.pretrain, suite.transfer = handed["pretrain"], handed["transfer"]
+    for name in ("methods", "seeds"):
+        values = getattr(suite, name)
+        if not values or len(set(values)) != len(values):
+            raise UserError(
+                f"{name}={values} must be a list without repeats and not empty, such as {name}={getattr(Suite(), name)}."
+            )
+    return path.stem, suite
+
+
+def _flat(layer: Any, where: str, prefix: str = "") -> dict[str, str]:
+    if not isinstance(layer, Mapping):
+        raise UserError(f"{where} must hold 'key: value' lines.")
+    flat = {}
+    for key, value in layer.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, where, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = _text(value)
+    return flat
+
+
+def _instead(key: str) -> str:
+    plural = {"method": "methods=[...]", "seed": "seeds=[...]"}
+    fixed = {"run": "run folders are named after suite, method and seed", "encoder": "it scores the runs it made"}
+    return fixed.get(key, f"write {plural.get(key, f'{key}=...')}")
+
+
+def _text(value: Any) -> str:
+    """Write a value the way the command line of every package reads it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_text(item) for item in value) + "]"
+    return json.dumps(value)
+
+
+def _settings(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_text(value)}" for key, value in values.items() if value is not None]
+
+
+def pretrain_commands(name: str, suite: Suite) -> dict[str, list[str]]:
+    """Return run name -> arguments of `python -m pretrain`, one a method and seed.
+
+    The run's name ends in a digest of its settings: the same suite finds its runs again, a changed one makes new ones.
+    """
+    commands = {}
+    for method in suite.methods:
+        for seed in suite.seeds:
+            what = {"cohort": suite.cohort, "recipe": suite.recipe, "method": method, "seed": seed, **suite.pretrain}
+            run = f"{name}-{method}-s{seed}-{value_digest(what)[:8]}"
+            commands[run] = _settings({**what, "work": suite.work, "run": run})
+    return commands
+
+
+def transfer_command(suite: Suite, runs: list[str]) -> list[str]:
+    """Return the arguments of `python -m transfer`, to be asked once the runs are there: they know their tile store."""
+    folders = [Path(suite.work) / "runs" / run for run in runs]
+    settings = {
+        "encoder": [str(folder) for folder in folders],
+        "task": suite.task,
+        "trials": suite.trials,
+        "floors": suite.floors,
+    }
+    store = _store_of(folders[0])
+    places = {"work": suite.work, "records": suite.records}
+    return ["classify", *_settings({**settings, **({"store": store} if store else {}), **places, **suite.transfer})]
+
+
+def _store_of(run: Path) -> str | None:
+    try:
+        return json.loads((run / "run.json").read_text(encoding="utf-8")).get("store")
+    except (OSError, ValueError):
+        return None
+
+
+def table_command(suite: Suite) -> list[str]:
+    """Return the arguments of `python -m results`."""
+    return ["table", *_settings({"records": suite.records, "out": suite.tables})]

@@ -1,0 +1,143 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.run import run_suite
+from benchmarks.steps import Runner, Step
+
+STUB = """
+import json, os, signal, sys, time
+package, words = sys.argv[2], sys.argv[3:]
+with open(os.environ["STUB_LOG"], "a") as log:
+    log.write(json.dumps([package, *words]) + "\\n")
+held = bytearray(int(os.environ.get("STUB_MIB", "0")) * 2**20)
+if os.environ.get("STUB_SLEEP") == package:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print("sleeping", flush=True)
+    time.sleep(60)
+if os.environ.get("STUB_DIE") == package:
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(int(json.loads(os.environ.get("STUB_STATUS", "{}")).get(package, 0)))
+"""
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """A stand-in for python that writes down what it was asked to run."""
+    path = tmp_path / "stub.py"
+    path.write_text(STUB)
+    monkeypatch.setenv("STUB_LOG", str(tmp_path / "log"))
+    return Runner((sys.executable, str(path)))
+
+
+def asked(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+
+def kept(tmp_path):
+    (path,) = (tmp_path / "work" / "suites").glob("*/suite.json")
+    return json.loads(path.read_text())
+
+
+def test_a_suite_pretrains_scores_and_lays_out(tmp_path, stub, capfd):
+    assert run_suite("demo", [f"work={tmp_path / 'work'}", "records=r"], stub) == 0
+    commands = asked(tmp_path)
+    assert [words[0] for words in commands] == ["pretrain", "pretrain", "transfer", "results"]
+    content = kept(tmp_path)
+    assert content["suite"] == "demo"
+    assert content["status"] == 0
+    shown = [line[2:] for line in capfd.readouterr().out.splitlines() if line.startswith("$ ")]
+    assert shown == [step["command"] for step in content["steps"]]
+    assert [shlex.split(line)[3:] for line in shown] == commands
+    for step in content["steps"]:
+        assert step["wall_seconds"] > 0
+        assert step["peak_rss_mib"] > 1
+        assert step["cpu_seconds"] >= 0
+    assert content["settings"]["methods"] == ["npid", "sgcl"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected", "steps"),
+    [
+        ({"pretrain": 3}, 3, 4),
+        ({"transfer": 3}, 3, 4),
+        ({"pretrain": 2}, 2, 1),
+        ({"transfer": 1}, 1, 3),
+        ({"pretrain": 3, "results": 2}, 2, 4),
+        ({"pretrain": 143}, 143, 1),
+    ],
+)
+def test_three_goes_on_and_anything_else_stops(tmp_path, stub, monkeypatch, statuses, expected, steps):
+    monkeypatch.setenv("STUB_STATUS", json.dumps(statuses))
+    assert run_suite("demo", [f"work={tmp_path / 'work'}"], stub) == expected
+    assert len(asked(tmp_path)) == steps
+    assert kept(tmp_path)["status"] == expected
+
+
+def test_a_killed_step_is_128_and_the_signal(tmp_path, stub, monkeypatch):
+    monkeypatch.setenv("STUB_DIE", "transfer")
+    assert run_suite("demo", [f"work={tmp_path / 'work'}"], stub) == 137
+    assert len(asked(tmp_path)) == 3
+
+
+def test_peak_memory_is_that_of_the_step(stub, monkeypatch):
+    monkeypatch.setenv("STUB_MIB", "200")
+    large = stub.run("pretrain", [])
+    monkeypatch.setenv("STUB_MIB", "0")
+    small = stub.run("pretrain", [])
+    assert large.peak_rss_mib > 200
+    assert small.peak_rss_mib < large.peak_rss_mib - 150
+
+
+def test_a_step_is_named_without_its_settings():
+    assert Step("python -m transfer classify trials=3", 0, 1, 1, 1).name == "transfer classify"
+
+
+DRIVER = """
+import sys
+from benchmarks.run import run_suite
+from benchmarks.steps import Runner
+sys.exit(run_suite("demo", ["work=" + sys.argv[2]], Runner((sys.executable, sys.argv[1]))))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_step_and_ends_the_suite(tmp_path, stub, number, status):
+    environment = {**os.environ, "STUB_SLEEP": "pretrain"}
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "stub.py"), str(tmp_path / "work")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    while child.stdout.readline() != "sleeping\n":
+        assert child.poll() is None
+    child.send_signal(number)
+    child.communicate(timeout=30)
+    assert child.returncode in (status, 1) if number == signal.SIGINT else child.returncode == status
+    assert len(asked(tmp_path)) == 1
+    assert kept(tmp_path)["steps"][0]["status"] == kept(tmp_path)["status"]
+
+
+def test_a_signal_between_steps_is_not_lost(tmp_path, stub):
+    stub._forward(signal.SIGTERM, None)
+    start = time.monotonic()
+    assert run_suite("demo", [f"work={tmp_path / 'work'}"], stub) == 143
+    assert time.monotonic() - start < 30
+    assert len(kept(tmp_path)["steps"]) == 1
+
+
+def test_help_names_the_suites_without_torch():
+    code = "import sys, benchmarks.__main__ as m; assert m.main(['--help']) == m.main([]) == 0; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "demo" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_mistakes_end_with_2_and_one_sentence(capsys):
+    for arguments in (["go"], ["run"], ["run", "dmeo"], ["run", "demo", "cohrt=x"]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,98 @@
+import shlex
+
+import pytest
+
+from benchmarks.suite import (
+    SUITES,
+    Suite,
+    known_suites,
+    load_suite,
+    pretrain_commands,
+    table_command,
+    transfer_command,
+)
+from results.errors import UserError
+from results.files import write_json
+
+
+def test_every_suite_reads_and_has_commands():
+    assert "demo" in known_suites()
+    for name in known_suites():
+        assert len((SUITES / f"{name}.yaml").read_text().splitlines()) < 30
+        found, suite = load_suite(name, [])
+        assert found == name
+        assert len(pretrain_commands(name, suite)) == len(suite.methods) * len(suite.seeds)
+
+
+def test_demo_is_two_methods_and_one_seed():
+    _, suite = load_suite("demo", ["work=w"])
+    commands = pretrain_commands("demo", suite)
+    assert [run.rpartition("-")[0] for run in commands] == ["demo-npid-s0", "demo-sgcl-s0"]
+    for (run, command), method in zip(commands.items(), ["npid", "sgcl"], strict=True):
+        assert command == ["cohort=rehearsal", "recipe=demo", f"method={method}", "seed=0", "work=w", f"run={run}"]
+
+
+def test_runs_are_named_by_what_they_compute():
+    name = next(iter(pretrain_commands("demo", load_suite("demo", [])[1])))
+    assert next(iter(pretrain_commands("demo", load_suite("demo", ["work=elsewhere", "trials=5"])[1]))) == name
+    for change in ("pretrain.train.epochs=1", "recipe=smoke", "cohort=slides"):
+        assert next(iter(pretrain_commands("demo", load_suite("demo", [change])[1]))) != name
+
+
+def test_settings_are_handed_through_and_owned_ones_are_not(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "methods: [sgcl]\nseeds: [0, 1]\npretrain:\n  train:\n    epochs: 3\n    amp: off\ntransfer:\n  engines: [knn]\n"
+    )
+    name, suite = load_suite(
+        str(path),
+        ["pretrain.train.epochs=1", "pretrain.sgcl.tau=0.1", "transfer.batch_size=8", "tables=t", "records=r"],
+    )
+    assert name == "mine"
+    first, second = pretrain_commands(name, suite).values()
+    assert "train.epochs=1" in first
+    assert "train.epochs=3" not in first
+    assert {"sgcl.tau=0.1", "train.amp=false", "seed=0"} <= set(first)
+    assert "seed=1" in second
+    command = transfer_command(suite, ["a", "b"])
+    assert command[:2] == ["classify", "encoder=[work/runs/a,work/runs/b]"]
+    assert {"engines=[knn]", "batch_size=8", "trials=3", "floors=true", "records=r"} <= set(command)
+    assert not any(word.startswith(("task=", "store=")) for word in command)
+    assert table_command(suite) == ["table", "records=r", "out=t"]
+
+
+def test_scoring_uses_the_store_that_the_runs_were_trained_on(tmp_path):
+    suite = Suite(work=str(tmp_path), task="tiles")
+    write_json(tmp_path / "runs" / "a" / "run.json", {"store": f"{tmp_path}/tiles/x"})
+    command = transfer_command(suite, ["a"])
+    assert {f"store={tmp_path}/tiles/x", "task=tiles"} <= set(command)
+    suite.transfer = {"store": "mine"}
+    assert [word for word in transfer_command(suite, ["a"]) if word.startswith("store=")] == ["store=mine"]
+
+
+def test_names_with_spaces_survive_the_shell():
+    suite = Suite(cohort="my slides")
+    (command,) = pretrain_commands("demo", suite).values()
+    assert "cohort=my slides" in shlex.split(shlex.join(command))
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments", "words"),
+    [
+        ("dmeo", [], "choose demo"),
+        ("missing.yaml", [], "choose demo"),
+        ("demo", ["cohrt=x"], "did you mean 'cohort'"),
+        ("demo", ["seeds=[]"], "seeds=[]"),
+        ("demo", ["methods=[npid,npid]"], "without repeats"),
+        ("demo", ["trials=x"], "trials=x"),
+        ("demo", ["pretrain.method=sgcl"], "write methods=[...]"),
+        ("demo", ["pretrain.run=x"], "run folders are named"),
+        ("demo", ["transfer.trials=4"], "write trials=..."),
+        ("demo", ["pretrain=3"], "pretrain"),
+        ("demo", ["trials"], "write key=value"),
+    ],
+)
+def test_mistakes_say_what_is_known(spec, arguments, words):
+    with pytest.raises(UserError) as error:
+        load_suite(spec, arguments)
+    assert words in str(error.value)

@@ -1,0 +1,137 @@
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from transfer.engines import ENGINES, Fit
+from transfer.engines.knn import KNN
+from transfer.engines.linear import Linear
+
+
+def toy(train=60, validation=30, test=40, dims=8, classes=3, spread=1.0, seed=0):
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(classes, dims))
+    labels = [random.integers(0, classes, n).astype(np.int32) for n in (train, validation, test)]
+    rows = [(centres[y] + spread * random.normal(size=(len(y), dims))).astype(np.float32) for y in labels]
+    return Fit(rows[0], labels[0], rows[1], labels[1], rows[2], classes), labels[2]
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_every_engine_gives_classes_and_scores(name):
+    fit, truth = toy()
+    answer = ENGINES[name]().predict(fit)
+    assert answer.predicted.shape == (40,)
+    assert answer.predicted.dtype == np.int32
+    assert answer.scores.shape == (40, 3)
+    assert answer.scores.dtype == np.float32
+    np.testing.assert_allclose(answer.scores.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(answer.predicted, answer.scores.argmax(axis=1))
+    assert (answer.predicted == truth).mean() > 0.7
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_engines_are_deterministic_and_leave_their_input_alone(name):
+    fit, _ = toy()
+    before = fit.train.copy(), fit.test.copy()
+    one, two = (ENGINES[name]().predict(fit) for _ in range(2))
+    np.testing.assert_array_equal(one.scores, two.scores)
+    np.testing.assert_array_equal(fit.train, before[0])
+    np.testing.assert_array_equal(fit.test, before[1])
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_a_class_without_training_tiles_gets_no_score(name):
+    fit, _ = toy()
+    kept, held = fit.train_labels != 1, fit.validation_labels != 1
+    fit = Fit(fit.train[kept], fit.train_labels[kept], fit.validation[held], fit.validation_labels[held], fit.test, 3)
+    answer = ENGINES[name]().predict(fit)
+    assert (answer.scores[:, 1] == 0).all()
+    assert 1 not in answer.predicted
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_one_test_row_is_scored_alone_as_among_others(name):
+    fit, _ = toy()
+    alone = Fit(fit.train, fit.train_labels, fit.validation, fit.validation_labels, fit.test[7:8], 3)
+    np.testing.assert_allclose(
+        ENGINES[name]().predict(alone).scores[0], ENGINES[name]().predict(fit).scores[7], rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 500])
+def test_neighbours_match_a_brute_force(k):
+    fit, _ = toy()
+    reference = np.concatenate([fit.train, fit.validation]).astype(np.float64)
+    labels = np.concatenate([fit.train_labels, fit.validation_labels])
+    scores = KNN(k=k).predict(fit).scores
+    for row, got in zip(fit.test.astype(np.float64), scores, strict=True):
+        similarity = reference @ row / np.linalg.norm(reference, axis=1) / np.linalg.norm(row)
+        near = np.argsort(-similarity)[:k]
+        votes = np.array([np.exp(similarity[near][labels[near] == c] / 0.07).sum() for c in range(3)])
+        np.testing.assert_allclose(got, votes / votes.sum(), rtol=1e-4, atol=1e-6)
+
+
+def test_equal_neighbours_are_taken_in_order():
+    ones = np.ones((6, 2), np.float32)
+    labels = np.array([0, 1, 1, 0, 0, 0], np.int32)
+    fit = Fit(ones, labels, ones[:1], labels[:1], ones[:2], 2)
+    np.testing.assert_allclose(KNN(k=3).predict(fit).scores, [[1 / 3, 2 / 3]] * 2, rtol=1e-6)
+
+
+def test_zero_features_do_not_break_neighbours():
+    fit, _ = toy()
+    fit.test[0] = 0
+    assert np.isfinite(KNN().predict(fit).scores).all()
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 3.0])
+def test_the_strength_is_the_smallest_of_the_best_on_validation(spread):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.preprocessing import StandardScaler
+
+    fit, _ = toy(spread=spread)
+    scaler = StandardScaler().fit(fit.train.astype(np.float64))
+    train, validation = (scaler.transform(rows.astype(np.float64)) for rows in (fit.train, fit.validation))
+    quality = {}
+    for strength in Linear.strengths:
+        model = LogisticRegression(C=strength, max_iter=1000).fit(train, fit.train_labels)
+        quality[strength] = balanced_accuracy_score(fit.validation_labels, model.predict(validation))
+    assert Linear()._choose(fit) == max(quality, key=quality.get)
+
+
+def test_the_chosen_model_is_scikit_learns_on_train_and_validation():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    fit, _ = toy()
+    answer = Linear(strengths=(0.1,)).predict(fit)
+    features = np.concatenate([fit.train, fit.validation]).astype(np.float64)
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(C=0.1, max_iter=1000).fit(
+        scaler.transform(features), np.concatenate([fit.train_labels, fit.validation_labels])
+    )
+    np.testing.assert_allclose(
+        answer.scores, model.predict_proba(scaler.transform(fit.test.astype(np.float64))), atol=1e-3
+    )
+    assert answer.remark == "C=0.1"
+
+
+def test_constant_features_are_harmless():
+    fit, truth = toy()
+    wide = [
+        np.concatenate([rows, np.full((len(rows), 3), 7, np.float32)], axis=1)
+        for rows in (fit.train, fit.validation, fit.test)
+    ]
+    answer = Linear().predict(Fit(wide[0], fit.train_labels, wide[1], fit.validation_labels, wide[2], 3))
+    assert (answer.predicted == truth).mean() > 0.7
+
+
+def test_a_trial_of_4000_tiles_stays_cheap():
+    fit, _ = toy(train=1800, validation=900, test=1300, dims=512, classes=5, spread=6.0)
+    with threadpool_limits(1):
+        start = time.perf_counter()
+        for engine in ENGINES.values():
+            engine().predict(fit)
+    assert time.perf_counter() - start < 8

@@ -1,0 +1,132 @@
+"""Exports on disk: finding them under a work folder, reading their cards, and holding the weights to the card's digest."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results.errors import UserError
+from results.files import file_digest
+
+NEEDED = {"digest": str, "backbone": str, "feature_dim": int, "input": dict, "method": str, "data": dict}
+NEEDED_INPUT = {"size": int, "mean": list, "std": list}
+
+
+@dataclass(frozen=True)
+class Export:
+    """A `backbone.safetensors` with the card beside it."""
+
+    weights: Path
+    card: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Row name: the card's name, or its method, and the cohort it was trained on."""
+        return f"{self.card.get('name') or self.card['method']} on {self.cohort}"
+
+    @property
+    def cohort(self) -> str:
+        return str(self.card["data"].get("cohort", "unknown cohort"))
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sort key, older first: the card's time, then the run folder's name."""
+        return str(self.card.get("created", "")), self.weights.parent.parent.name
+
+    @property
+    def group(self) -> tuple[str, str, Any]:
+        """What `encoder=all` keeps one export of: (method, cohort, seed), with the card's name where options tell runs apart."""
+        return str(self.card.get("name") or self.card["method"]), self.cohort, self.card.get("seed")
+
+
+def open_export(path: Path) -> Export:
+    """Open a run folder, an export folder or a safetensors file.
+
+    Raises:
+        UserError: when the file or its card is missing, the card is broken, or the file is not the one the card describes.
+    """
+    if path.is_dir():
+        inner = path / "export"
+        weights = (inner if inner.is_dir() else path) / "backbone.safetensors"
+        if not weights.is_file():
+            raise UserError(
+                f"{path} holds no export/backbone.safetensors: let the run finish, or export it with 'python -m pretrain export'."
+            )
+    elif path.is_file():
+        weights = path
+    else:
+        raise UserError(
+            f"encoder '{path}' is neither a file nor a folder: give a run folder, a backbone.safetensors, or one of "
+            "latest, all, random, imagenet, mean_rgb, colour_histogram."
+        )
+    if weights.suffix != ".safetensors":
+        raise UserError(
+            f"{weights} is not a .safetensors file: pickled checkpoints are refused, export the run instead."
+        )
+    card = read_card(weights.with_name("card.json"))
+    found = file_digest(weights)
+    if found != card["digest"]:
+        raise UserError(
+            f"{weights} has digest {found[:12]}... but its card says {card['digest'][:12]}...: the file was changed or the card "
+            "belongs to another one, export the run again."
+        )
+    return Export(weights, card)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a card and check the keys that scoring needs; a missing or broken one is a UserError."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: the card says how tiles are resized and normalised, keep it beside the weights."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+    card_dict = card if isinstance(card, dict) else {}
+    _check(card_dict, NEEDED, path, "")
+    _check(card_dict["input"], NEEDED_INPUT, path, "input.")
+    return card_dict
+
+
+def _check(value: dict[str, Any], needed: dict[str, type], path: Path, prefix: str) -> None:
+    for key, kind in needed.items():
+        if not isinstance(value.get(key), kind):
+            raise UserError(f"{path} has no valid '{prefix}{key}' ({kind.__name__} is expected): export the run again.")
+
+
+def finished_exports(work: Path) -> list[Path]:
+    """Return the run folders under `work`/runs that hold weights and a card and were not stopped early, oldest first by the card's time."""
+    runs = [card.parent.parent for card in (work / "runs").glob("*/export/card.json")]
+    whole = [run for run in runs if (run / "export" / "backbone.safetensors").is_file()]
+    return sorted((run for run in whole if _peek(run).card.get("finished", True)), key=lambda run: _peek(run).age)
+
+
+def newest(work: Path, method: str = "", cohort: str = "", seed: str = "") -> Path:
+    """Return the newest finished run; empty arguments match everything, `method` matches the card's method or name."""
+    wanted = {"method": method, "cohort": cohort, "seed": seed}
+    for run in reversed(finished_exports(work)):
+        export = _peek(run)
+        fits = method in ("", export.card["method"], export.card.get("name"))
+        if fits and cohort in ("", export.cohort) and seed in ("", str(export.card.get("seed"))):
+            return run
+    asked = (
+        " with " + ", ".join(f"{key} {value}" for key, value in wanted.items() if value) if any(wanted.values()) else ""
+    )
+    raise UserError(
+        f"{work / 'runs'} holds no finished export{asked}: run 'python -m pretrain' first, or name one with encoder=FOLDER."
+    )
+
+
+def newest_of_each(work: Path) -> list[Path]:
+    """Return the newest finished run of every (method, cohort, seed), in order of these."""
+    found = {_peek(run).group: run for run in finished_exports(work)}
+    if not found:
+        newest(work)
+    return [found[group] for group in sorted(found, key=str)]
+
+
+def _peek(run: Path) -> Export:
+    """Open an export by its card alone: the digest of the weights is checked when it is used."""
+    export = run / "export"
+    return Export(export / "backbone.safetensors", read_card(export / "card.json"))
