@@ -35,7 +35,9 @@ def from_folder(root: Path) -> Cohort:
     root = root.resolve()
     paths = list(_one_a_series(sorted(_slide_files(root))))
     if not paths:
-        raise UserError(f"cohort {root} holds no slide: looked in all folders for files ending in {', '.join(SUFFIXES)}.")
+        raise UserError(
+            f"cohort {root} holds no slide: looked in all folders for files ending in {', '.join(SUFFIXES)}."
+        )
     names = _unique_names(root, paths)
     for name, path in zip(names, paths, strict=True):
         _check_name(name, str(path))
@@ -53,7 +55,9 @@ def from_table(table: Path) -> Cohort:
     for kind, values in (("slide", [s.name for s in slides]), ("path", [str(s.path) for s in slides])):
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
-            raise UserError(f"{table} lists the {kind} {twice[0]} more than once ({len(twice)} such): keep one line each.")
+            raise UserError(
+                f"{table} lists the {kind} {twice[0]} more than once ({len(twice)} such): keep one line each."
+            )
     codes: dict[int, str] = {}
     kinds: dict[int, str] = {}
     labels = root / "labels.csv"
@@ -101,7 +105,7 @@ def _rows(table: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> 
                     raise UserError(f"{table} has the column '{name}': did you mean '{near[0]}'?")
             reader.fieldnames = header
             for row in reader:
-                if "" in row and row[""]:
+                if row.get(""):
                     raise UserError(f"{table} line {reader.line_num} has more cells than the header has columns.")
                 cells = {name: (value or "").strip() for name, value in row.items() if name}
                 if any(cells.values()):
@@ -215,6 +219,8 @@ def _unique_names(root: Path, paths: list[Path]) -> list[str]:
         if not shared:
             return names
         if all(depth[i] == len(candidates[i]) - 1 for i in shared):
-            raise UserError(f"{paths[shared[0]]} and {paths[shared[1]]} would share the slide name {names[shared[0]]}: rename one.")
+            raise UserError(
+                f"{paths[shared[0]]} and {paths[shared[1]]} would share the slide name {names[shared[0]]}: rename one."
+            )
         for i in shared:
             depth[i] = min(depth[i] + 1, len(candidates[i]) - 1)

@@ -29,12 +29,19 @@ PASSING = ("created", "versions", "git_revision")
 
 def store_root(work: Path, cohort: Cohort, tiling: Tiling) -> Path:
     """Return the folder of a cohort's tile store: named by the cohort, and by a digest of its root and all settings."""
-    identity = {"root": str(cohort.root.resolve()), "tiling": asdict(tiling), "tissue": asdict(RULE), "schema": STORE_SCHEMA}
+    identity = {
+        "root": str(cohort.root.resolve()),
+        "tiling": asdict(tiling),
+        "tissue": asdict(RULE),
+        "schema": STORE_SCHEMA,
+    }
     name = re.sub(r"[^\w.-]+", "-", cohort.name).strip(".-") or "cohort"
     return Path(work).resolve() / "tiles" / f"{name}-{value_digest(identity)[:12]}"
 
 
-def write_index(root: Path, cohort: Cohort, tiling: Tiling, reports: Mapping[str, dict[str, Any]], dry: bool = False) -> bool:
+def write_index(
+    root: Path, cohort: Cohort, tiling: Tiling, reports: Mapping[str, dict[str, Any]], dry: bool = False
+) -> bool:
     """Write `tiles.parquet` and `store.json`, unless they are there and equal.
 
     Args:
@@ -61,7 +68,8 @@ def write_index(root: Path, cohort: Cohort, tiling: Tiling, reports: Mapping[str
         "tissue": asdict(RULE),
         "labels": sorted(set(cohort.codes.values())),
         "slides": {
-            name: {key: value for key, value in report.items() if key in KEPT} for name, report in sorted(reports.items())
+            name: {key: value for key, value in report.items() if key in KEPT}
+            for name, report in sorted(reports.items())
         },
         "tiles": table.num_rows,
         "digest": rows_digest(table, tiling),

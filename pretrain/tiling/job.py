@@ -20,7 +20,7 @@ from PIL import Image
 
 from pretrain.cohorts import Slide
 from pretrain.tiles import INDEX_SCHEMA, STORE_SCHEMA, shard_path, tile_key
-from pretrain.tiling.grid import Grid, area_shares, make_grid
+from pretrain.tiling.grid import area_shares, make_grid
 from pretrain.tiling.labels import Codes, mask_labels, read_mask
 from pretrain.tiling.overview import overview_size, write_overview
 from pretrain.tiling.reader import SlideReader, TilePlan, one_line
@@ -138,14 +138,14 @@ def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, A
             reason = f"{width:.0f} x {height:.0f} um, smaller than one tile of {tiling.tile * tiling.mpp:g} um"
             return {**facts, "status": "empty", "reason": reason}
 
-        thumbnail, mask_mpp = _low_power(reader, tiling.mask_mpp)
-        mask = tissue_mask(thumbnail, mask_mpp)
+        picture, low_power, mask_mpp = _pictures(reader, tiling.mask_mpp)
+        mask = tissue_mask(low_power, mask_mpp)
         cells = grid.cells()
         tissue = area_shares(mask, reader.size, grid.origin(cells), grid.step)
         kept = np.flatnonzero(tissue >= tiling.min_tissue)
         cells, tissue = cells[kept], tissue[kept]
         origins = grid.origin(cells)
-        _overview(root, slide.name, reader, thumbnail, mask, origins, grid)
+        write_overview(root / "overviews" / f"{slide.name}.png", picture, mask, reader.size, origins, grid.step)
         if not len(cells):
             return {**facts, "status": "empty", "reason": _why_empty(mask, tiling)}
         labels, shares = [""] * len(cells), np.zeros(len(cells), dtype=np.float32)
@@ -175,19 +175,17 @@ def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, A
     return {**facts, "status": "done", "tiles": count}
 
 
-def _low_power(reader: SlideReader, mask_mpp: float) -> tuple[np.ndarray, float]:
-    """Return a picture of the slide at about `mask_mpp` um/px, never finer than the slide, and its um/px."""
+def _pictures(reader: SlideReader, mask_mpp: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return a picture for the overview, one at about `mask_mpp` um/px but never finer than the slide, and its um/px.
+
+    The slide is read once, for the finer of the two.
+    """
     scale = min(1.0, reader.mpp / mask_mpp)
     width, height = (max(1, round(side * scale)) for side in reader.size)
-    return reader.thumbnail(width, height), reader.mpp * reader.size[0] / width
-
-
-def _overview(
-    root: Path, name: str, reader: SlideReader, thumbnail: np.ndarray, mask: np.ndarray, origins: np.ndarray, grid: Grid
-) -> None:
-    size = overview_size(reader.size)
-    picture = thumbnail if thumbnail.shape[1] >= size[0] else reader.thumbnail(*size)
-    write_overview(root / "overviews" / f"{name}.png", picture, mask, reader.size, origins, grid.step)
+    columns, rows = overview_size(reader.size)
+    picture = reader.thumbnail(max(width, columns), max(height, rows))
+    low_power = Image.fromarray(picture).resize((width, height), Image.Resampling.BOX)
+    return picture, np.asarray(low_power), reader.mpp * reader.size[0] / width
 
 
 def _why_empty(mask: np.ndarray, tiling: Tiling) -> str:
@@ -237,5 +235,7 @@ def encode(pixels: np.ndarray, tiling: Tiling) -> bytes:
 @cache
 def _decoders() -> dict[str, str]:
     """Versions of what turns a slide into pixels."""
-    versions = {name: metadata.version(name) for name in ("openslide-python", "openslide-bin", "pillow", "numpy", "scipy")}
+    versions = {
+        name: metadata.version(name) for name in ("openslide-python", "openslide-bin", "pillow", "numpy", "scipy")
+    }
     return versions | {"openslide": openslide.__library_version__}

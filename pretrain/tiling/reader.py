@@ -164,7 +164,7 @@ class SlideReader:
             raise UserError(
                 f"{self.path.name} cannot be decoded at level {level}, x0 {at[0]}, y0 {at[1]} ({one_line(error)})."
             ) from error
-        if region.getextrema()[3][0] == 255:
+        if region.getchannel("A").getextrema()[0] == 255:
             return region.convert("RGB")
         white = Image.new("RGBA", region.size, "white")
         white.alpha_composite(region)

@@ -84,7 +84,9 @@ def _on_dask(scheduler: str | None, workers: int | None) -> Callable[[list[Slide
 
         with _client(scheduler, workers, len(slides)) as client:
             largest_first = sorted(slides, key=_file_size, reverse=True)
-            tasks = {client.submit(tile_slide, slide, codes, tiling, root, pure=False): slide for slide in largest_first}
+            tasks = {
+                client.submit(tile_slide, slide, codes, tiling, root, pure=False): slide for slide in largest_first
+            }
             for task in as_completed(tasks):
                 slide = tasks[task]
                 if task.status == "finished":
@@ -112,15 +114,11 @@ def _client(scheduler: str | None, workers: int | None, slides: int) -> Iterator
     from dask.system import CPU_COUNT
     from distributed import Client, LocalCluster
 
-    quiet = {
-        "distributed.scheduler.allowed-failures": 1,
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.logging": {"distributed": "critical"},
-    }
+    one_slide_at_a_time = {"distributed.scheduler.allowed-failures": 1, "distributed.scheduler.worker-saturation": 1.0}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(quiet))
+        stack.enter_context(dask.config.set(one_slide_at_a_time))
+        stack.enter_context(_quiet(logging.getLogger("distributed")))
         if scheduler:
-            logging.getLogger("distributed").setLevel(logging.CRITICAL)
             try:
                 client = stack.enter_context(Client(scheduler, timeout=CONNECT_SECONDS))
                 client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -141,6 +139,16 @@ def _client(scheduler: str | None, workers: int | None, slides: int) -> Iterator
         yield client
 
 
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _file_size(slide: Slide) -> int:
     return slide.path.stat().st_size if slide.path.is_file() else 0
 
@@ -150,10 +158,10 @@ def _sole_writer(root: Path) -> Iterator[None]:
     """Hold the store's lock; a file system without locks is trusted to have one writer."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = open(root / ".lock", "w")
+        (root / ".lock").touch()
     except OSError as error:
         raise UserError(f"the tile store {root} cannot be written ({error.strerror}).") from error
-    with lock:
+    with open(root / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -177,7 +185,9 @@ def _refuse_nothing(cohort: Cohort, reports: dict[str, Any], root: Path) -> None
     failed = [(name, report["reason"]) for name, report in reports.items() if report["status"] == "failed"]
     if len(failed) == len(reports):
         shown = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed[:REASONS_SHOWN])
-        raise UserError(f"all {len(failed)} slides of cohort {cohort.name} failed: {shown}{'; ...' * (len(failed) > 3)}.")
+        raise UserError(
+            f"all {len(failed)} slides of cohort {cohort.name} failed: {shown}{'; ...' * (len(failed) > 3)}."
+        )
     if not any(report["tiles"] for report in reports.values()):
         empty = [(name, report["reason"]) for name, report in reports.items() if report["status"] == "empty"]
         raise UserError(

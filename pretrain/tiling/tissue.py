@@ -16,12 +16,13 @@ class TissueRule:
         version: raised when the rule below changes.
         glass_min: a 3 x 3 px square this bright in its darkest channel may be glass, 0 to 255.
         glass_chroma: if its channels differ by no more than this.
+        glass_spread: and if this is the most that such squares next to each other vary (standard deviation); tissue is rougher.
         glass_default: brightness of glass where under 1 % of the picture may be glass.
         chroma_floor: OD chroma below which nothing is tissue, whatever Otsu says: an empty slide has none.
         chroma_cap: OD chroma above which everything stained is tissue: a slide full of tissue keeps its pale half.
-        black: a pixel whose brightest channel is below this is border, marker or fold, never tissue.
+        black: a pixel whose brightest channel is below this is scanner border or marker, never tissue.
         neutral: chroma / largest OD below which a pixel is grey or black: edge, shadow, dust, black marker.
-        cool: OD red / OD green above which a pixel is blue, cyan or green ink; haematoxylin stays below 1.
+        cool: OD red / OD green above which a pixel is blue, cyan or green ink; on real H&E patches it is 0.2 to 0.8.
         warm: OD blue / OD green above which a pixel is yellow: glue, mounting medium, marker.
         red_blue, red_red, red_od: red ink has OD blue / OD green above the first, OD red / OD green below the second and OD
             green above the third; eosin and blood have less blue.
@@ -33,11 +34,13 @@ class TissueRule:
         hole_area: enclosed holes up to this area are tissue (fat cells, small lumina).
         open: bars thinner than twice this length are dropped: cover-slip edges, hairs.
         object_area: smaller objects are dropped: dust, debris.
+        object_share: but an object that covers this share of the picture stays: the slide is then a small cut-out.
     """
 
     version: int = 1
     glass_min: int = 190
-    glass_chroma: int = 10
+    glass_chroma: int = 20
+    glass_spread: float = 1.5
     glass_default: int = 245
     chroma_floor: float = 0.02
     chroma_cap: float = 0.03
@@ -56,6 +59,7 @@ class TissueRule:
     hole_area: float = 2e4
     open: float = 8.0
     object_area: float = 2e4
+    object_share: float = 0.1
 
 
 RULE = TissueRule()
@@ -64,7 +68,7 @@ RULE = TissueRule()
 def tissue_mask(image: np.ndarray, mpp: float, rule: TissueRule = RULE) -> np.ndarray:
     """Find the tissue of an H&E slide.
 
-    The rule: glass is the median colour of bright neutral pixels; OD chroma (largest minus smallest OD of the channels)
+    The rule: glass is the median colour of bright, neutral, even pixels; OD chroma (largest minus smallest OD of the channels)
     separates stain from glass at Otsu's threshold, held between a floor and a cap. Black, neutral, and ink-coloured pixels
     are taken out first. Both H&E stains absorb green most, which tells them from blue, green, yellow and red ink. Gaps are
     closed, small holes filled, thin bars and small objects dropped.
@@ -92,14 +96,15 @@ def tissue_mask(image: np.ndarray, mpp: float, rule: TissueRule = RULE) -> np.nd
     mask |= holes & ~_without_small(holes, rule.hole_area / pixel)
     mask &= ~ink
     mask = _open(mask, rule.open / mpp)
-    return _without_small(mask, rule.object_area / pixel)
+    return _without_small(mask, min(rule.object_area / pixel, rule.object_share * mask.size))
 
 
 def glass_colour(image: np.ndarray, rule: TissueRule = RULE) -> np.ndarray:
-    """Return the (3,) float colour of empty glass: the median where it is bright and neutral, or a default where there are few."""
+    """Return the (3,) float colour of empty glass: the median where it is bright, neutral and even, else a default."""
     smooth = ndimage.uniform_filter(image.astype(np.float32), (3, 3, 1))
-    darkest, brightest = smooth.min(axis=2), smooth.max(axis=2)
-    glass = image[(darkest >= rule.glass_min) & (brightest - darkest <= rule.glass_chroma)]
+    darkest = smooth.min(axis=2)
+    flat = ndimage.uniform_filter(darkest**2, 3) - ndimage.uniform_filter(darkest, 3) ** 2 <= rule.glass_spread**2
+    glass = smooth[(darkest >= rule.glass_min) & (smooth.max(axis=2) - darkest <= rule.glass_chroma) & flat]
     if len(glass) < 0.01 * darkest.size:
         return np.full(3, float(rule.glass_default))
     return np.maximum(np.median(glass, axis=0), 225.0)

@@ -23,7 +23,17 @@ def table(root: Path, text: str, name: str = "cohort.csv") -> Path:
 
 def test_folder_takes_known_suffixes_recursively_and_sorted(tmp_path: Path) -> None:
     root = tmp_path / "liver"
-    touch(root, "b.SVS", "sub/deep/a.ndpi", "c.mrxs", "c/Slide.dat", "notes.txt", "photo.png", ".hidden.svs", ".cache/d.svs")
+    touch(
+        root,
+        "b.SVS",
+        "sub/deep/a.ndpi",
+        "c.mrxs",
+        "c/Slide.dat",
+        "notes.txt",
+        "photo.png",
+        ".hidden.svs",
+        ".cache/d.svs",
+    )
     cohort = open_cohort(str(root))
     assert [slide.name for slide in cohort.slides] == ["a", "b", "c"]
     assert cohort.name == "liver"
@@ -34,7 +44,9 @@ def test_folder_takes_known_suffixes_recursively_and_sorted(tmp_path: Path) -> N
 
 def test_shared_stems_get_their_parent_folder_then_their_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "p1/x.svs", "p2/x.svs", "p2/y.tif", "p2/y.svs", "z.svs")
-    names = {slide.path.relative_to(tmp_path.resolve()).as_posix(): slide.name for slide in open_cohort(tmp_path).slides}
+    names = {
+        slide.path.relative_to(tmp_path.resolve()).as_posix(): slide.name for slide in open_cohort(tmp_path).slides
+    }
     assert names == {
         "p1/x.svs": "p1_x",
         "p2/x.svs": "p2_x",

@@ -34,7 +34,9 @@ def stained(height: int, width: int, seed: int = 0, glass_columns: int = 0) -> n
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def write_slide(path: Path, image: np.ndarray, mpp: float | None = 0.5, downsamples: tuple[int, ...] = (1, 2, 4)) -> Path:
+def write_slide(
+    path: Path, image: np.ndarray, mpp: float | None = 0.5, downsamples: tuple[int, ...] = (1, 2, 4)
+) -> Path:
     """Write a deflated tiled TIFF with one page a pyramid level and the um/px as its resolution tags."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tifffile.TiffWriter(path) as writer:

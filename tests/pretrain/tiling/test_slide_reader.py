@@ -22,7 +22,7 @@ def gradient(height: int, width: int) -> np.ndarray:
     ("mpp", "level", "extent", "step"),
     [
         (0.25, 0, 64, 64),
-        (0.2525, 0, 64, 64),  # within 1 %: copied
+        (0.2522, 0, 64, 64),  # within 1 %: copied
         (0.5, 1, 64, 128),
         (0.496, 1, 64, 128),
         (0.45, 0, 64 * 1.8, 64 * 1.8),

@@ -55,7 +55,7 @@ def test_wrong_masks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must cover the whole slide"):
         read_mask(path, (2000, 1000), CODES)
     assert read_mask(path, (1000, 1010), CODES).shape == (100, 100)
-    with pytest.raises(UserError, match="code 7, which labels.csv does not list"):
+    with pytest.raises(UserError, match=r"code 7, which labels\.csv does not list"):
         read_mask(save(path, np.full((10, 10), 7, dtype=np.uint8)), (100, 100), CODES)
     with pytest.raises(UserError, match="mode RGB"):
         read_mask(save(path, np.zeros((10, 10), dtype=np.uint8), "RGB"), (100, 100), CODES)

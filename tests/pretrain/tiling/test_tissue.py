@@ -43,21 +43,38 @@ def test_stained_disc_is_found(colour: tuple[int, int, int]) -> None:
     assert overlap(tissue_mask(image, MPP), wanted) > 0.97
 
 
-@pytest.mark.parametrize("glass", [GLASS, (255, 255, 255), (230, 228, 226), (238, 240, 230)])
+@pytest.mark.parametrize("glass", [GLASS, (255, 255, 255), (230, 228, 226), (238, 240, 230), (241, 226, 240)])
 def test_all_glass_has_no_tissue(glass: tuple[int, int, int]) -> None:
     assert not tissue_mask(canvas(glass, noise=3), MPP).any()
+
+
+@pytest.mark.parametrize("glass", [(241, 226, 240), (228, 237, 234), (238, 240, 222)])
+def test_tinted_glass_is_glass(glass: tuple[int, int, int]) -> None:
+    image = canvas(glass)
+    wanted = disc(image, 100, 120, 40, (215, 190, 215))
+    assert overlap(tissue_mask(image, MPP), wanted) > 0.97
 
 
 @pytest.mark.parametrize("colours", [(EOSIN, NUCLEI), (PALE, EOSIN), (PALE, NUCLEI), (EOSIN, EOSIN)])
 def test_all_tissue_keeps_its_pale_half(colours: tuple[tuple[int, int, int], tuple[int, int, int]]) -> None:
     image = canvas(colours[0])
+    image[::4, ::3] = canvas((195, 160, 205))[::4, ::3]
     image[:, 120:] = canvas(colours[1])[:, 120:]
     assert tissue_mask(image, MPP).mean() > 0.98
 
 
 @pytest.mark.parametrize(
     "pen",
-    [(30, 60, 190), (20, 130, 60), (30, 140, 150), (15, 15, 20), (60, 60, 62), (215, 25, 35), (235, 220, 60), (90, 150, 230)],
+    [
+        (30, 60, 190),
+        (20, 130, 60),
+        (30, 140, 150),
+        (15, 15, 20),
+        (60, 60, 62),
+        (215, 25, 35),
+        (235, 220, 60),
+        (90, 150, 230),
+    ],
 )
 def test_pen_beside_and_over_tissue_is_left_out(pen: tuple[int, int, int]) -> None:
     image = canvas()

@@ -1,0 +1,199 @@
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pretrain.cohorts import Cohort, Slide, open_cohort
+from pretrain.tiles import TileStore
+from pretrain.tiling import Tiling, job, run
+from pretrain.tiling.run import tile_cohort
+from results.errors import UserError
+
+Write = Callable[..., Path]
+SETTINGS = Tiling(tile=64)
+DRIVER = "TEST_TILING_DRIVER"
+
+
+class DeadlyPath(type(Path())):
+    """A path that kills every process but the driver when it is looked at."""
+
+    def stat(self, **options: bool) -> os.stat_result:
+        if os.environ[DRIVER] != str(os.getpid()):
+            os._exit(9)
+        return super().stat(**options)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, slide_file: Write, picture: Callable[..., np.ndarray]) -> Cohort:
+    for i, name in enumerate("cab"):
+        slide_file(f"liver/{name}.tif", picture(256, 320, seed=i, glass_columns=64))
+    return open_cohort(tmp_path / "liver")
+
+
+def files(root: Path) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("Dask was started")
+
+    monkeypatch.setattr(run, "_client", refuse)
+
+
+@pytest.mark.slow
+def test_dask_and_one_process_give_the_same_store(cohort: Cohort, tmp_path: Path) -> None:
+    store = tile_cohort(cohort, SETTINGS, tmp_path / "one")
+    assert len(store) == 48
+    assert store.slide_names == ["a", "b", "c"]
+    assert store.root.parent == tmp_path / "one/tiles"
+    assert store.root.name.startswith("liver-")
+    for slide in cohort.slides:
+        os.utime(slide.path, ns=(1, 1))
+    backwards = replace(cohort, slides=cohort.slides[::-1])
+    again = tile_cohort(backwards, SETTINGS, tmp_path / "two", workers=0)
+    assert again.digest == store.digest
+    assert again.root.name == store.root.name
+    assert (again.root / "tiles.parquet").read_bytes() == (store.root / "tiles.parquet").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_lost_worker_and_a_given_scheduler(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setenv(DRIVER, str(os.getpid()))
+    deadly = replace(cohort, slides=(*cohort.slides, Slide("deadly", DeadlyPath(cohort.slides[0].path))))
+    store = tile_cohort(deadly, SETTINGS, tmp_path / "work", workers=1)
+    assert store.failed == [("deadly", run.LOST)]
+    assert len(store) == 48
+    assert f"slide deadly: {run.LOST}" in capfd.readouterr().err
+
+    with LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp") as cluster:
+        other = tile_cohort(cohort, SETTINGS, tmp_path / "other", scheduler=cluster.scheduler_address)
+    assert other.digest == store.digest
+
+
+@pytest.mark.usefixtures("no_dask")
+def test_done_slides_start_nothing_and_touch_no_file(cohort: Cohort, tmp_path: Path) -> None:
+    store = tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
+    before = files(store.root)
+    assert tile_cohort(cohort, SETTINGS, tmp_path).digest == store.digest
+    assert files(store.root) == before
+
+
+@pytest.mark.usefixtures("no_dask")
+def test_a_killed_run_goes_on_where_it_stood(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tile_cohort(cohort, SETTINGS, tmp_path / "whole", workers=0)
+    real, calls = job.tile_slide, []
+
+    def killed(slide: Slide, *rest: object) -> dict[str, object]:
+        calls.append(slide.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(slide, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "tile_slide", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tile_cohort(cohort, SETTINGS, tmp_path / "cut", workers=0)
+    root = next((tmp_path / "cut/tiles").iterdir())
+    (root / "shards/.b.12345678.tmp.lmdb").write_bytes(b"half")
+    with pytest.raises(UserError, match="unfinished"):
+        TileStore(root)
+    shard = (root / "shards/a.lmdb").stat().st_mtime_ns
+    assert tile_cohort(cohort, SETTINGS, tmp_path / "cut", workers=0).digest == whole.digest
+    assert (root / "shards/a.lmdb").stat().st_mtime_ns == shard
+    assert not list(root.rglob(".*.tmp*"))
+
+
+def test_one_bad_slide_among_good_ones(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = (Slide("broken", tmp_path / "broken.svs"), Slide("gone", tmp_path / "gone.svs"))
+    bad[0].path.write_bytes(b"broken")
+    store = tile_cohort(replace(cohort, slides=(*cohort.slides, *bad)), SETTINGS, tmp_path, workers=0)
+    assert [name for name, _ in store.failed] == ["broken", "gone"]
+    assert store.summary["slides"]["gone"] == {
+        "status": "failed",
+        "reason": store.failed[1][1],
+        "tiles": 0,
+        "slide_digest": "",
+    }
+    lines = capsys.readouterr().err.splitlines()
+    assert "tiling 1/5 a: 16 tiles" in lines
+    assert [line.split(":")[0] for line in lines if line.startswith("slide ")] == ["slide broken", "slide gone"]
+    # without the bad ones the rows, and so the data digest, are the same, and they leave the index
+    mended = tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
+    assert mended.root == store.root
+    assert mended.digest == store.digest
+    assert not mended.failed
+    fewer = tile_cohort(replace(cohort, slides=cohort.slides[:2]), SETTINGS, tmp_path, workers=0)
+    assert fewer.slide_names == ["a", "b"]
+    assert fewer.digest != store.digest
+
+
+def test_what_changes_pixels_changes_the_store(cohort: Cohort, tmp_path: Path) -> None:
+    stores = [
+        tile_cohort(cohort, settings, tmp_path, workers=0, progress=False)
+        for settings in (
+            SETTINGS,
+            Tiling(tile=64, quality=50),
+            Tiling(tile=64, encoding="png"),
+            Tiling(tile=64, mpp=1.0),
+        )
+    ]
+    assert len({store.root for store in stores}) == 4
+    assert len({store.digest for store in stores}) == 4
+
+
+def test_a_changed_slide_is_done_again(cohort: Cohort, tmp_path: Path, slide_file: Write) -> None:
+    store = tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
+    slide_file("liver/a.tif")
+    changed = tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
+    assert len(changed) == 64 + 32
+    assert changed.digest != store.digest
+    assert changed.read(0).shape == (64, 64, 3)
+
+
+def test_nothing_to_show_for_it(tmp_path: Path, slide_file: Write, picture: Callable[..., np.ndarray]) -> None:
+    missing = Cohort("gone", tmp_path, tuple(Slide(f"s{i}", tmp_path / f"{i}.svs") for i in range(5)))
+    with pytest.raises(UserError, match=r"all 5 slides of cohort gone failed: s0: .*; s1: .*; s2: .*; \.\.\."):
+        tile_cohort(missing, SETTINGS, tmp_path, workers=0, progress=False)
+    glass = Slide("glass", slide_file("glass.tif", picture(256, 256, glass_columns=256)))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"\(1 empty, 0 failed; glass: no tissue found\).*min_tissue="):
+            tile_cohort(Cohort("glass", tmp_path, (glass,)), SETTINGS, tmp_path, workers=0, progress=False)
+
+
+def test_dead_scheduler_and_busy_store(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "CONNECT_SECONDS", 0.5)
+    with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        tile_cohort(cohort, SETTINGS, tmp_path, scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(UserError, match="no Dask scheduler answers at nonsense"):
+        tile_cohort(cohort, SETTINGS, tmp_path, scheduler="nonsense://x")
+    assert "Traceback" not in capfd.readouterr().err
+    root = next((tmp_path / "tiles").iterdir())
+    with run._sole_writer(root), pytest.raises(UserError, match="another run is writing"):
+        tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        tile_cohort(cohort, SETTINGS, tmp_path / "file", workers=0)
+
+
+@pytest.mark.slow
+def test_real_slides(real_data: Path, tmp_path: Path) -> None:
+    slides = open_cohort(real_data / "wsi")
+    store = tile_cohort(slides, Tiling(), tmp_path)
+    assert [name for name, _ in store.failed] == ["broken"]
+    assert store.slide_names == ["CMU-1-Small-Region"]
+    assert 30 <= len(store) <= 40
+    assert store.summary["slides"]["dicom_sm_image"]["status"] == "empty"
+    assert json.loads((store.root / "slides/broken.json").read_text())["status"] == "failed"
+    assert min(store.read(i).std() for i in range(len(store))) > 10
