@@ -20,7 +20,7 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	fi; \
 	$(if $(filter-out $(INSTALLED),$(wildcard .venv/.installed-*)),rm -rf .venv,:); \
 	test -x $(PYTHON) || $$python -m venv .venv
-	$(PYTHON) -m pip install --quiet --require-hashes -r $(LOCK)
+	$(PYTHON) -m pip install --quiet --use-pep517 --require-hashes -r $(LOCK)
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .
 	$(PYTHON) -m pip check
 	@touch $@

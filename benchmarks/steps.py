@@ -25,7 +25,8 @@ class Step:
         status: exit status, 128 + n when signal n ended it.
         wall_seconds: from start to end.
         cpu_seconds: of the process and the children it waited for.
-        peak_rss_mib: largest resident set of the process, or of one child it waited for.
+        peak_rss_mib: largest resident set of the process, or of one child it waited for; on Linux a child starts from its
+            parent's, so it is never below that of the runner (some 50 MiB).
     """
 
     command: str

@@ -42,7 +42,7 @@ def from_folder(root: Path) -> Cohort:
     for name, path in zip(names, paths, strict=True):
         _check_name(name, str(path))
     slides = tuple(sorted((Slide(name, path) for name, path in zip(names, paths, strict=True)), key=lambda s: s.name))
-    return Cohort(root.name or "cohort", root, slides, rehearsal=_rehearsal(root))
+    return Cohort(root=root, slides=slides, **_facts(root, root.name))
 
 
 def from_table(table: Path) -> Cohort:
@@ -67,24 +67,26 @@ def from_table(table: Path) -> Cohort:
     if masked and not labels.is_file():
         raise UserError(f"{table} names masks, but {labels} is missing: write its columns code,label,kind.")
     return Cohort(
-        name=root.name or "cohort" if table.stem == "cohort" else table.stem,
         root=root,
         slides=tuple(sorted(slides, key=lambda slide: slide.name)),
         codes=codes,
         background=frozenset(code for code, kind in kinds.items() if kind == "background"),
         ignore=frozenset(code for code, kind in kinds.items() if kind == "ignore"),
-        rehearsal=_rehearsal(root),
+        **_facts(root, root.name if table.stem == "cohort" else table.stem),
     )
 
 
-def _rehearsal(root: Path) -> bool:
+def _facts(root: Path, name: str) -> dict[str, str | bool]:
+    """What `cohort.yaml` says of the cohort: its name, and whether its slides are synthetic."""
     path = root / "cohort.yaml"
-    if not path.is_file():
-        return False
-    value = load_yaml(path).get("rehearsal", False)
-    if not isinstance(value, bool):
-        raise UserError(f"{path}: rehearsal must be true or false, not {value!r}.")
-    return value
+    facts = {"name": name or "cohort", "rehearsal": False}
+    if path.is_file():
+        said = load_yaml(path)
+        facts |= {key: said[key] for key in facts if key in said}
+    if not isinstance(facts["rehearsal"], bool):
+        raise UserError(f"{path}: rehearsal must be true or false, not {facts['rehearsal']!r}.")
+    _check_name(str(facts["name"]), str(path))
+    return facts
 
 
 def _rows(table: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -137,7 +139,7 @@ def _slide(table: Path, line: int, row: dict[str, str]) -> Slide:
 def _check_name(name: str, where: str) -> None:
     if re.search(r"[/\\\x00-\x1f]", name) or name.startswith(".") or len(name.encode()) > NAME_BYTES:
         raise UserError(
-            f"{where}: the slide name '{name[:80]}' cannot name a file: no slash, no leading dot, at most {NAME_BYTES} bytes."
+            f"{where}: the name '{name[:80]}' cannot name a file: no slash, no leading dot, at most {NAME_BYTES} bytes."
         )
 
 
@@ -220,7 +222,7 @@ def _unique_names(root: Path, paths: list[Path]) -> list[str]:
             return names
         if all(depth[i] == len(candidates[i]) - 1 for i in shared):
             raise UserError(
-                f"{paths[shared[0]]} and {paths[shared[1]]} would share the slide name {names[shared[0]]}: rename one."
+                f"{paths[shared[0]]} and {paths[shared[1]]} would share the name {names[shared[0]]}: rename one."
             )
         for i in shared:
             depth[i] = min(depth[i] + 1, len(candidates[i]) - 1)

@@ -18,8 +18,9 @@ from PIL import Image
 
 from pretrain.cohorts.rehearsal import truth
 from pretrain.cohorts.rehearsal.fields import Window
+from pretrain.cohorts.rehearsal.layout import GLASS
 from pretrain.cohorts.rehearsal.render import render
-from pretrain.cohorts.rehearsal.scene import GLASS, compose
+from pretrain.cohorts.rehearsal.scene import compose
 from pretrain.cohorts.rehearsal.slides import MPP, write_slide
 from pretrain.cohorts.rehearsal.tissues import TISSUES
 from results.errors import UserError
@@ -138,7 +139,7 @@ def _write_slide(job: Job) -> tuple[list[truth.Field], truth.Roi]:
     write_slide(
         job.root / "slides" / f"{job.slide}.tif", render(scene, Window(0.0, 0.0, job.size_px, job.size_px, MPP))
     )
-    Image.fromarray(scene.codes(scene.whole)).save(job.root / "masks" / f"{job.slide}.png")
-    truth.write_nct(scene, job.hospital, job.root / "nct-crc", is_test=job.hospital == HOSPITALS[-1])
+    Image.fromarray(scene.layout.codes(scene.layout.whole)).save(job.root / "masks" / f"{job.slide}.png")
+    truth.write_nct(scene, job.root / "nct-crc", is_test=job.hospital == HOSPITALS[-1])
     truth.write_camelyon(scene, job.root / "camelyon16" / "annotations" / f"{job.slide}.xml")
     return truth.write_nucls(scene, job.root / "nucls"), truth.write_bcss(scene, job.root / "bcss")

@@ -1,5 +1,7 @@
 """Nuclei as rows of numbers: where they lie, their outline, and how they are drawn."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -82,10 +84,12 @@ def draw(nuclei: NDArray[np.void], window: Window, haematoxylin: Floats, eosin: 
     near &= (nuclei["y"] + reach > window.top) & (nuclei["y"] - reach < bottom)
     for x, y, long, short, angle, phase, ink, index in nuclei[near].tolist():
         kind = KINDS[index]
-        rows = _span(y - 1.5 * long - window.top, 3 * long, window.mpp, window.height)
-        columns = _span(x - 1.5 * long - window.left, 3 * long, window.mpp, window.width)
+        cos, sin = math.cos(angle), math.sin(angle)
+        grown = (1 + kind.lobes) * (1 + kind.soft / short)
+        rows = _span(y - window.top, grown * math.hypot(long * sin, short * cos), window.mpp, window.height)
+        columns = _span(x - window.left, grown * math.hypot(long * cos, short * sin), window.mpp, window.width)
         dx, dy = window.x[:, columns] - np.float32(x), window.y[rows] - np.float32(y)
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        cos, sin = np.float32(cos), np.float32(sin)
         u, v = (dx * cos + dy * sin) / np.float32(long), (dy * cos - dx * sin) / np.float32(short)
         depth = 1 - np.sqrt(u * u + v * v)
         if kind.lobes > 0.05:
@@ -98,5 +102,6 @@ def draw(nuclei: NDArray[np.void], window: Window, haematoxylin: Floats, eosin: 
         eosin[rows, columns] *= 1 - np.float32(0.65) * cover
 
 
-def _span(start: float, length: float, mpp: float, limit: int) -> slice:
-    return slice(max(0, int(start / mpp)), min(limit, max(0, int((start + length) / mpp) + 2)))
+def _span(centre: float, reach: float, mpp: float, limit: int) -> slice:
+    """Return the px of an axis with `limit` px that lie within `reach` um of `centre` um."""
+    return slice(max(0, int((centre - reach) / mpp)), min(limit, max(0, int((centre + reach) / mpp) + 2)))

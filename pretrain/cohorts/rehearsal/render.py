@@ -17,11 +17,11 @@ def stains(scene: Scene, window: Window) -> tuple[Floats, Floats]:
     haematoxylin = np.zeros((window.height, window.width), np.float32)
     eosin, grain = np.zeros_like(haematoxylin), np.zeros_like(haematoxylin)
     for at, block in window.blocks(BLOCK):
-        here = scene.tissue_at(block)
+        here = scene.layout.tissue_at(block)
         grain[at] = scene.fields["grain"](block)
-        for index in np.unique(here[here < len(scene.tissues)]):
+        for index in np.unique(here[here < len(scene.layout.tissues)]):
             is_here = here == index
-            parts = scene.tissues[index].background(block, scene.fields)
+            parts = scene.layout.tissues[index].background(block, scene.fields)
             for amount, part in zip((haematoxylin, eosin), parts, strict=True):
                 amount[at][is_here] = np.broadcast_to(part, is_here.shape)[is_here]
     draw(scene.nuclei, window, haematoxylin, eosin, grain)
@@ -36,31 +36,32 @@ def render(scene: Scene, window: Window) -> NDArray[np.uint8]:
     softer = [gaussian_filter(amount, stain.defocus / window.mpp, truncate=3.0) for amount in amounts]
     image = np.empty((window.height, window.width, 3), np.uint8)
     for at, block in window.blocks(BLOCK):
-        light = np.broadcast_to(stain.light, (block.height, block.width, 3))
+        density = _marker(scene, block)
         if amounts[0][at].any():
-            density = np.zeros(light.shape, np.float32)
             defocus = np.clip(0.5 + 0.6 * scene.focus(block), 0, 1)
             for k, thickness in enumerate(scene.thickness):
                 amount = amounts[k][at] + defocus * (softer[k][at] - amounts[k][at])
                 amount *= np.exp(stain.drift[k] * thickness(block) - stain.drift[k] ** 2 / 2)
-                density += amount[..., None] * stain.vectors[k]
-            light = light * (stain.flare + (1 - stain.flare) * np.exp(-density))
-        light = light * _beside(scene, block)
-        light += stain.noise * random.standard_normal(light.shape, np.float32)
-        image[at] = np.clip(light + 0.5, 0, 255).astype(np.uint8)
+                density = density + stain.vectors[k][:, None, None] * amount
+        light = stain.light[:, None, None] * (stain.flare + (1 - stain.flare) * np.exp(-density)) * _edge(scene, block)
+        light = light + stain.noise * random.standard_normal((3, block.height, block.width), np.float32)
+        image[at] = np.clip(light + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     return image
 
 
-def _beside(scene: Scene, window: Window) -> Floats:
-    """Share of the light, (height, width, 3), that passes what lies beside the tissue: marker, border, rim of the glass."""
-    depth = scene.edge_width - window.x
+def _marker(scene: Scene, window: Window) -> Floats:
+    """Optical density of the marker, (3, height, width), or (3, 1, 1) where there is none."""
+    depth = np.clip(scene.layout.pen(window) / 4, 0, 1)
+    return scene.layout.pen_density[:, None, None] * (depth if depth.any() else np.zeros((1, 1), np.float32))
+
+
+def _edge(scene: Scene, window: Window) -> Floats:
+    """Share of the light, (1, width), beside the tissue: none beyond a black border, less beyond the rim of the glass."""
+    depth = scene.layout.edge_width - window.x
     share = np.ones_like(depth)
-    if scene.edge == "black":
+    if scene.layout.edge == "black":
         share[depth > 0] = 0.04
-    elif scene.edge == "line":
+    elif scene.layout.edge == "line":
         share[depth > 0] = 0.9
         share[np.abs(depth - 4) < 2.5] = 0.35
-    marker = np.clip(scene.pen(window) / 4, 0, 1)
-    if not marker.any():
-        return np.broadcast_to(share[..., None], (window.height, window.width, 3))
-    return share[..., None] * np.exp(-marker[..., None] * scene.pen_density)
+    return share

@@ -17,9 +17,10 @@ from scipy.ndimage import uniform_filter
 
 from pretrain.cohorts.rehearsal.contours import area, rings
 from pretrain.cohorts.rehearsal.fields import Window, generator
+from pretrain.cohorts.rehearsal.layout import GLASS, STEP, Layout
 from pretrain.cohorts.rehearsal.nuclei import outlines
 from pretrain.cohorts.rehearsal.render import render
-from pretrain.cohorts.rehearsal.scene import GLASS, STEP, Scene, filled
+from pretrain.cohorts.rehearsal.scene import Scene, filled
 from pretrain.cohorts.rehearsal.slides import MPP
 from pretrain.cohorts.rehearsal.tissues import KINDS, TISSUES, VARIANTS
 
@@ -62,7 +63,7 @@ Roi = tuple[str, int, int, int, int, str]
 """A BCSS region: slide, xmin, ymin, xmax, ymax in level-0 px, where its mask is."""
 
 
-def write_nct(scene: Scene, hospital: str, folder: Path, is_test: bool) -> None:
+def write_nct(scene: Scene, folder: Path, is_test: bool) -> None:
     """Write one 224 px tile of each of the nine classes from the purest place of the slide, RGB TIFF at 0.5 um/px.
 
     A class that the slide does not hold purely enough comes from a scene filled with it, in the stain of the slide.
@@ -70,28 +71,26 @@ def write_nct(scene: Scene, hospital: str, folder: Path, is_test: bool) -> None:
     side = NCT_TILE * MPP
     by_name = {tissue.name: tissue for tissue in TISSUES + VARIANTS}
     for name, tissue in NCT_CLASSES.items():
-        source, left, top = scene, *_purest(scene, tissue, side)
-        if left < 0:
-            source = filled(scene.seed, scene.slide, hospital, by_name[tissue], side, side)
-            left = top = 0.0
+        source, corner = scene, _purest_corner(scene.layout, tissue, side)
+        if corner is None:
+            source, corner = filled(scene, by_name.get(tissue), side, side), (0.0, 0.0)
         code = "".join(generator(scene.seed, scene.slide, name).choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 8))
         path = folder / ("CRC-VAL-HE-7K" if is_test else "NCT-CRC-HE-100K") / name
         path.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(render(source, Window(left, top, NCT_TILE, NCT_TILE, MPP)))
+        image = Image.fromarray(render(source, Window(*corner, NCT_TILE, NCT_TILE, MPP)))
         image.save(path / f"{name}-{'RHSL-' if is_test else ''}{code}.tif", compression="packbits")
 
 
-def _purest(scene: Scene, tissue: str, side: float) -> tuple[float, float]:
-    """Return left and top in um of the square with the largest share of a tissue, (-1, -1) when none is pure."""
-    codes = {known.name: known.code for known in scene.tissues}
-    if tissue == "glass":
-        whole = scene.whole
-        is_it = (scene.codes(whole) == GLASS) & (scene.pen(whole) < -8) & (whole.x > scene.edge_width + 4)
-    else:
-        is_it = scene.codes(scene.whole) == codes.get(tissue, 255)
+def _purest_corner(layout: Layout, tissue: str, side: float) -> tuple[float, float] | None:
+    """Return left and top in um of the square with the largest share of a tissue, None when no square is pure."""
+    whole = layout.whole
+    code = {known.name: known.code for known in layout.tissues}.get(tissue, GLASS)
+    is_it = layout.codes(whole) == code
+    if code == GLASS:
+        is_it &= (layout.pen(whole) < -8) & (whole.x > layout.edge_width + 4) & (tissue == "glass")
     share = _window_share(is_it, side, side)
     row, column = np.unravel_index(np.argmax(share), share.shape)
-    return (column * STEP, row * STEP) if share[row, column] >= NCT_PURE else (-1.0, -1.0)
+    return (column * STEP, row * STEP) if share[row, column] >= NCT_PURE else None
 
 
 def _window_share(is_it: NDArray[np.bool_], width: float, height: float) -> NDArray[np.float32]:
@@ -107,7 +106,7 @@ def write_nucls(scene: Scene, folder: Path) -> list[Field]:
     random = generator(scene.seed, scene.slide, "nucls")
     mark = hashlib.sha256(scene.slide.encode()).hexdigest()[:24]
     span, size = NUCLS_SPAN * MPP, round(NUCLS_SPAN * MPP / NUCLS_MPP)
-    codes = scene.codes(scene.whole)
+    codes = scene.layout.codes(scene.layout.whole)
     is_free = _window_share(codes != GLASS, span, span) > 0.99
     middle = round(span / STEP / 2)
     centre = codes[middle : middle + is_free.shape[0], middle : middle + is_free.shape[1]]
@@ -163,8 +162,8 @@ def _nuclei_rows(
 
 def write_bcss(scene: Scene, folder: Path) -> Roi:
     """Write one region of about 600 x 500 um as image and code mask, and return its row of roiBounds.csv."""
-    width, height = min(600.0, 0.8 * scene.width), min(500.0, 0.8 * scene.height)
-    share = _window_share(scene.codes(scene.whole) != GLASS, width, height)
+    width, height = min(600.0, 0.8 * scene.layout.width), min(500.0, 0.8 * scene.layout.height)
+    share = _window_share(scene.layout.codes(scene.layout.whole) != GLASS, width, height)
     row, column = np.unravel_index(np.argmax(share), share.shape)
     left, top = round(column * STEP / MPP), round(row * STEP / MPP)
     right, bottom = left + int(width / MPP), top + int(height / MPP)
@@ -172,15 +171,17 @@ def write_bcss(scene: Scene, folder: Path) -> Roi:
     size = round((right - left) * MPP / BCSS_MPP), round((bottom - top) * MPP / BCSS_MPP)
     window = Window(left * MPP, top * MPP, *size, BCSS_MPP)
     Image.fromarray(render(scene, window)).save(folder / "rgbs_colorNormalized" / name, compress_level=1)
-    Image.fromarray(scene.codes(window)).save(folder / "masks" / name)
+    Image.fromarray(scene.layout.codes(window)).save(folder / "masks" / name)
     return scene.slide, left, top, right, bottom, f"masks/{name}"
 
 
 def write_camelyon(scene: Scene, path: Path) -> None:
     """Write the tumour of a slide as ASAP polygons in level-0 px: group Tumor, and _2 for the holes in it."""
-    whole = Window(0, 0, round(scene.width / CAMELYON_MPP), round(scene.height / CAMELYON_MPP), CAMELYON_MPP)
+    whole = Window(
+        0, 0, round(scene.layout.width / CAMELYON_MPP), round(scene.layout.height / CAMELYON_MPP), CAMELYON_MPP
+    )
     lines = ['<?xml version="1.0"?>', "<ASAP_Annotations>", "\t<Annotations>"]
-    for number, ring in enumerate(rings(scene.codes(whole) == TISSUES[0].code, smallest=CAMELYON_SMALLEST)):
+    for number, ring in enumerate(rings(scene.layout.codes(whole) == TISSUES[0].code, smallest=CAMELYON_SMALLEST)):
         group, colour = ("Tumor", "#F4FA58") if area(ring) > 0 else ("_2", "#ff0000")
         lines.append(
             f'\t\t<Annotation Name="Annotation {number}" Type="Polygon" PartOfGroup="{group}" Color="{colour}">'

@@ -157,3 +157,14 @@ def test_rehearsal_must_be_a_truth_value(tmp_path: Path) -> None:
     table(tmp_path, "rehearsal: maybe\n", "cohort.yaml")
     with pytest.raises(UserError, match="true or false"):
         open_cohort(tmp_path)
+
+
+def test_cohort_yaml_names_the_cohort(tmp_path):
+    (tmp_path / "a.svs").write_bytes(b"")
+    assert open_cohort(str(tmp_path)).name == tmp_path.name
+    (tmp_path / "cohort.yaml").write_text("name: liver\nrehearsal: true\n")
+    cohort = open_cohort(str(tmp_path))
+    assert (cohort.name, cohort.rehearsal) == ("liver", True)
+    (tmp_path / "cohort.yaml").write_text("name: ../liver\n")
+    with pytest.raises(UserError, match="liver"):
+        open_cohort(str(tmp_path))

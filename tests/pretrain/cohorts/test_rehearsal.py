@@ -146,15 +146,15 @@ def test_openslide_sees_levels_and_scale(cohort):
 
 def test_openslide_gives_the_pixels_that_were_rendered(cohort, scene):
     window = Window(100.0, 150.0, 256, 256, 0.5)
-    # The grain of the noise belongs to a window, so only what is left of it after a mean over 4 x 4 px is compared.
-    expected = render(scene, window).reshape(64, 4, 64, 4, 3).mean(axis=(1, 3))
+    # JPEG and the noise, which belongs to a window, spoil single px: means over 16 x 16 px of level 0 are compared.
+    expected = render(scene, window).reshape(16, 16, 16, 16, 3).mean(axis=(1, 3))
     with openslide.OpenSlide(cohort / "slides" / f"{scene.slide}.tif") as slide:
         for level, downsample in enumerate((1, 4)):
             side = 256 // downsample
             found = np.asarray(slide.read_region((200, 300), level, (side, side)).convert("RGB"), float)
-            found = found.reshape(64, side // 64, 64, side // 64, 3).mean(axis=(1, 3))
-            assert np.abs(found - expected).mean() < 6
-            assert np.abs((found - expected).mean(axis=(0, 1))).max() < 2
+            found = found.reshape(16, side // 16, 16, side // 16, 3).mean(axis=(1, 3))
+            assert np.abs(found - expected).mean() < 2.5
+            assert np.abs((found - expected).mean(axis=(0, 1))).max() < 1
 
 
 def test_mask_tells_tissue_from_glass(cohort):
