@@ -46,7 +46,7 @@ class TissueRule:
     chroma_cap: float = 0.03
     black: int = 50
     neutral: float = 0.2
-    cool: float = 1.25
+    cool: float = 1.1
     warm: float = 1.5
     red_blue: float = 0.85
     red_red: float = 0.35

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from transfer.engines import ENGINES, Fit
+from transfer.engines import ENGINES, Fit, logistic
 from transfer.engines.knn import KNN
 from transfer.engines.linear import Linear
 
@@ -101,21 +101,37 @@ def test_the_strength_is_the_smallest_of_the_best_on_validation(spread):
     assert Linear()._choose(fit) == max(quality, key=quality.get)
 
 
-def test_the_chosen_model_is_scikit_learns_on_train_and_validation():
+@pytest.mark.parametrize("strength", [1e-3, 1.0, 100.0])
+def test_the_model_is_scikit_learns_at_its_optimum(strength):
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    fit, _ = toy()
-    answer = Linear(strengths=(0.1,)).predict(fit)
+    fit, _ = toy(spread=2.0)
+    answer = Linear(strengths=(strength,)).predict(fit)
     features = np.concatenate([fit.train, fit.validation]).astype(np.float64)
+    labels = np.concatenate([fit.train_labels, fit.validation_labels])
     scaler = StandardScaler().fit(features)
-    model = LogisticRegression(C=0.1, max_iter=1000).fit(
-        scaler.transform(features), np.concatenate([fit.train_labels, fit.validation_labels])
+    model = LogisticRegression(C=strength, max_iter=10000, tol=1e-8).fit(scaler.transform(features), labels)
+    expected = model.predict_proba(scaler.transform(fit.test.astype(np.float64)))
+    np.testing.assert_allclose(answer.scores, expected, atol=2e-3)
+    assert answer.remark == f"C={strength:g}"
+
+
+def test_collinear_features_are_solved_to_the_optimum():
+    """Condition number 10^6, as untrained networks have: a plain solver would stop on the way."""
+    from sklearn.linear_model import LogisticRegression
+
+    fit, _ = toy(train=200, dims=20, spread=2.0)
+    random = np.random.default_rng(1)
+    mix = random.normal(size=(20, 1)) @ np.ones((1, 20)) + 1e-3 * random.normal(size=(20, 20))
+    axes, turned = logistic.Axes.of(fit.train @ mix)
+    standard = (fit.train @ mix - axes.mean) / axes.scale
+    model = logistic.fit(turned, axes, fit.train_labels, 1.0)
+    assert model.converged
+    reference = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10, max_iter=1000).fit(
+        standard, fit.train_labels
     )
-    np.testing.assert_allclose(
-        answer.scores, model.predict_proba(scaler.transform(fit.test.astype(np.float64))), atol=1e-3
-    )
-    assert answer.remark == "C=0.1"
+    np.testing.assert_allclose(model.probabilities(turned), reference.predict_proba(standard), atol=2e-3)
 
 
 def test_constant_features_are_harmless():

@@ -1,80 +1,67 @@
 """A linear probe: what a plane through the features is worth."""
 
-import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from transfer.engines import logistic
 from transfer.engines.base import Fit, Predictions
+
+SMALL = 10**7
+"""Features (rows x D) below which one thread is faster than several that wait for each other."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Multinomial logistic regression with an L2 penalty (scikit-learn, lbfgs) on standardised features.
+    """Multinomial logistic regression with an L2 penalty on standardised features, at its optimum (`transfer.engines.logistic`).
 
-    The strength C is the one with the best balanced accuracy on the validation slides (the smallest among equals), searched
-    from the strongest penalty to the weakest, each started from the one before. The model is then fitted anew on train and
-    validation together, and the test rows are used once. No random numbers are drawn.
+    The strength C (as scikit-learn counts it) is the one with the best balanced accuracy on the validation slides, the smallest
+    among equals; the search goes from the strongest penalty to the weakest, each started from the one before. The model is then
+    fitted anew on train and validation together, and the test rows are used once. No random numbers are drawn.
     """
 
     strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
-    iterations: int = 300
-    tolerance: float = 1e-4
 
     def settings(self) -> dict[str, Any]:
         return {
             **asdict(self),
             "strengths": list(self.strengths),
+            "iterations": logistic.ITERATIONS,
+            "tolerance": logistic.TOLERANCE,
             "standardised": True,
             "chosen_by": "balanced accuracy on validation",
         }
 
     def predict(self, fit: Fit) -> Predictions:
         """Choose, refit, label the test rows; scores are class probabilities, 0 for a class without training tiles."""
-        strength = self._choose(fit)
-        features = np.concatenate([fit.train, fit.validation])
-        labels = np.concatenate([fit.train_labels, fit.validation_labels])
-        mean, scale = _scaling(features)
-        model = self._fresh(strength)
-        finished = _fit(model, (features - mean) / scale, labels)
-        scores = np.zeros((len(fit.test), fit.classes), dtype=np.float32)
-        scores[:, model.classes_] = model.predict_proba((fit.test - mean) / scale)
-        remark = f"C={strength:g}" + ("" if finished else f", stopped after {self.iterations} iterations")
+        with _threads(fit.train.size + fit.validation.size):
+            strength = self._choose(fit)
+            axes, turned = logistic.Axes.of(np.concatenate([fit.train, fit.validation]))
+            classes, codes = np.unique(np.concatenate([fit.train_labels, fit.validation_labels]), return_inverse=True)
+            model = logistic.fit(turned, axes, codes, strength)
+            scores = np.zeros((len(fit.test), fit.classes), dtype=np.float32)
+            scores[:, classes] = model.probabilities(axes.turn(fit.test))
+        remark = f"C={strength:g}" + ("" if model.converged else f", stopped after {logistic.ITERATIONS} iterations")
         return Predictions(scores.argmax(axis=1).astype(np.int32), scores, remark)
 
     def _choose(self, fit: Fit) -> float:
-        mean, scale = _scaling(fit.train)
-        train, validation = (fit.train - mean) / scale, (fit.validation - mean) / scale
-        model = self._fresh(self.strengths[0])
-        model.warm_start = True
-        quality = []
-        for strength in sorted(self.strengths):
-            model.C = strength
-            _fit(model, train, fit.train_labels)
-            quality.append(_balanced_accuracy(fit.validation_labels, model.predict(validation)))
-        return sorted(self.strengths)[int(np.argmax(quality))]
-
-    def _fresh(self, strength: float) -> Any:
-        from sklearn.linear_model import LogisticRegression
-
-        return LogisticRegression(C=strength, max_iter=self.iterations, tol=self.tolerance)
+        axes, train = logistic.Axes.of(fit.train)
+        validation = axes.turn(fit.validation)
+        classes, codes = np.unique(fit.train_labels, return_inverse=True)
+        strengths, quality, model = sorted(self.strengths), [], None
+        for strength in strengths:
+            model = logistic.fit(train, axes, codes, strength, model)
+            predicted = classes[model.probabilities(validation).argmax(axis=1)]
+            quality.append(_balanced_accuracy(fit.validation_labels, predicted))
+        return strengths[int(np.argmax(quality))]
 
 
-def _fit(model: Any, features: np.ndarray, labels: np.ndarray) -> bool:
-    """Fit and tell whether the solver reached its tolerance."""
-    from sklearn.exceptions import ConvergenceWarning
+def _threads(size: int) -> AbstractContextManager[Any]:
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(features, labels)
-    return not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-
-
-def _scaling(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation (D,) float64; 1 stands for the deviation of a constant feature."""
-    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    return mean, np.where(deviation > 1e-8 * (1 + np.abs(mean)), deviation, 1.0)
+    return threadpool_limits(1) if size < SMALL else nullcontext()
 
 
 def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:

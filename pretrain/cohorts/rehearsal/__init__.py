@@ -24,6 +24,7 @@ from pretrain.cohorts.rehearsal.scene import compose
 from pretrain.cohorts.rehearsal.slides import MPP, write_slide
 from pretrain.cohorts.rehearsal.tissues import TISSUES
 from results.errors import UserError
+from results.settings import load_yaml
 
 VERSION = 1
 """Raised whenever the same parameters begin to give other bytes."""
@@ -85,6 +86,8 @@ def generate(
         raise UserError(
             f"slides={slides} is too few for a rehearsal cohort: take {len(HOSPITALS)} or more, one a hospital."
         )
+    if seed < 0:
+        raise UserError(f"seed={seed} does not fit: take 0 or more.")
     if size_px < 1024 or size_px % 256:
         raise UserError(f"size_px={size_px} does not fit: take a multiple of 256 from 1024 up.")
     card = {
@@ -110,7 +113,7 @@ def _is_finished(root: Path, card: dict[str, Any]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     path = root / "cohort.yaml"
-    if path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == card:
+    if path.is_file() and load_yaml(path) == card:
         return True
     raise UserError(f"{root} holds something else than this rehearsal cohort: name another folder or remove it.")
 
@@ -136,9 +139,8 @@ def _write_slide(job: Job) -> tuple[list[truth.Field], truth.Roi]:
     """Write all files of one slide; return its annotated NuCLS windows and its BCSS region."""
     side = job.size_px * MPP
     scene = compose(job.seed, job.number, job.slide, job.hospital, side, side)
-    write_slide(
-        job.root / "slides" / f"{job.slide}.tif", render(scene, Window(0.0, 0.0, job.size_px, job.size_px, MPP))
-    )
+    level_0 = Window(0.0, 0.0, job.size_px, job.size_px, MPP)
+    write_slide(job.root / "slides" / f"{job.slide}.tif", render(scene, level_0))
     Image.fromarray(scene.layout.codes(scene.layout.whole)).save(job.root / "masks" / f"{job.slide}.png")
     truth.write_nct(scene, job.root / "nct-crc", is_test=job.hospital == HOSPITALS[-1])
     truth.write_camelyon(scene, job.root / "camelyon16" / "annotations" / f"{job.slide}.xml")

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pretrain.cohorts.rehearsal.fields import Cells, Floats, Noise, Place, Points, generator
 
 Fields = Mapping[str, Any]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -116,33 +118,37 @@ def _gland(place: Place, fields: Fields) -> tuple[Floats, Floats]:
     return 0.04 + 0.14 * wall, 0.05 + 0.4 * wall + 0.05 * fields["cell"](place)
 
 
-def _everywhere(place: Place, fields: Fields) -> Floats:
+def _everywhere(place: Place, fields: Fields) -> Bools:
     return np.ones(place.x.shape, bool)
 
 
-def _in_nests(place: Place, fields: Fields) -> Floats:
+def _in_nests(place: Place, fields: Fields) -> Bools:
     return np.abs(fields["nest"](place)) > 0.12
 
 
-def _in_walls(place: Place, fields: Fields) -> Floats:
+def _in_walls(place: Place, fields: Fields) -> Bools:
     return _wall(place, fields) < 2
 
 
-def _in_rings(place: Place, fields: Fields) -> Floats:
+def _in_rings(place: Place, fields: Fields) -> Bools:
     near, _ = fields["gland"](place)
     return (near > 11) & (near < 16)
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """One tissue: BCSS code, distance of its nuclei in um and their mix, background and where nuclei may lie."""
+    """One tissue of BCSS code `code`.
+
+    `spacing` is the distance of its nuclei in um and `mix` their shares by raw name; `background` gives haematoxylin and
+    eosin without nuclei; nuclei lie where `holds` is true, and along the lines on which `along` is constant.
+    """
 
     name: str
     code: int
     spacing: float
     mix: Mapping[str, float]
     background: Callable[[Place, Fields], tuple[Floats, Floats]]
-    holds: Callable[[Place, Fields], Floats] = _everywhere
+    holds: Callable[[Place, Fields], Bools] = _everywhere
     along: Callable[[Place, Fields], Floats] | None = None
 
 

@@ -25,12 +25,16 @@ from pretrain.cohorts.rehearsal.slides import MPP
 from pretrain.cohorts.rehearsal.tissues import KINDS, TISSUES, VARIANTS
 
 NCT_TILE, NCT_PURE = 224, 0.9
+"""Side of a tile in px of 0.5 um, and the least share of its class in it."""
+
 NCT_CLASSES = {
     "ADI": "fat", "BACK": "glass", "DEB": "necrosis", "LYM": "inflammatory", "MUC": "mucin", "MUS": "muscle",
     "NORM": "gland", "STR": "stroma", "TUM": "tumour",
 }  # fmt: skip
 
 NUCLS_MPP, NUCLS_SPAN = 0.2, 136
+"""um/px of the images, and their side in level-0 px."""
+
 NUCLS_COLUMNS = (
     "", "raw_classification", "main_classification", "super_classification", "type", "xmin", "ymin", "xmax", "ymax",
     "coords_x", "coords_y",
@@ -47,6 +51,8 @@ NUCLS_SUPER = {
 }  # fmt: skip
 
 BCSS_MPP = 0.30
+"""True um/px of the images, whatever their names say."""
+
 BCSS_CODES = (
     "outside_roi", "tumor", "stroma", "lymphocytic_infiltrate", "necrosis_or_debris", "glandular_secretions", "blood",
     "exclude", "metaplasia_NOS", "fat", "plasma_cells", "other_immune_infiltrate", "mucoid_material",
@@ -55,6 +61,7 @@ BCSS_CODES = (
 )  # fmt: skip
 
 CAMELYON_MPP, CAMELYON_SMALLEST = 2.0, 100
+"""um/px of the mask that is traced, and the px of the smallest patch or hole that gets a polygon."""
 
 Field = tuple[str, int, int, int, int]
 """A NuCLS field and its annotated window: name, xmin, ymin, xmax, ymax in px of the image."""
@@ -90,7 +97,7 @@ def _purest_corner(layout: Layout, tissue: str, side: float) -> tuple[float, flo
         is_it &= (layout.pen(whole) < -8) & (whole.x > layout.edge_width + 4) & (tissue == "glass")
     share = _window_share(is_it, side, side)
     row, column = np.unravel_index(np.argmax(share), share.shape)
-    return (column * STEP, row * STEP) if share[row, column] >= NCT_PURE else None
+    return (float(column * STEP), float(row * STEP)) if share[row, column] >= NCT_PURE else None
 
 
 def _window_share(is_it: NDArray[np.bool_], width: float, height: float) -> NDArray[np.float32]:
@@ -108,7 +115,7 @@ def write_nucls(scene: Scene, folder: Path) -> list[Field]:
     span, size = NUCLS_SPAN * MPP, round(NUCLS_SPAN * MPP / NUCLS_MPP)
     codes = scene.layout.codes(scene.layout.whole)
     is_free = _window_share(codes != GLASS, span, span) > 0.99
-    middle = round(span / STEP / 2)
+    reach, middle = int(np.ceil(span / STEP)), round(span / STEP / 2)
     centre = codes[middle : middle + is_free.shape[0], middle : middle + is_free.shape[1]]
     windows = []
     for code in (1, 2, 3):
@@ -116,11 +123,7 @@ def write_nucls(scene: Scene, folder: Path) -> list[Field]:
         if not len(places):
             continue
         row, column = places[random.integers(len(places))]
-        around = (
-            slice(max(0, row - 2 * middle), row + 2 * middle),
-            slice(max(0, column - 2 * middle), column + 2 * middle),
-        )
-        is_free[around] = False
+        is_free[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = False
         left, top = round(column * STEP / MPP), round(row * STEP / MPP)
         field = f"{scene.slide}_id-{mark}_left-{left}_top-{top}_bottom-{top + NUCLS_SPAN}_right-{left + NUCLS_SPAN}"
         xmin, ymin = (int(v) for v in random.integers(6, 10, 2))
@@ -177,11 +180,10 @@ def write_bcss(scene: Scene, folder: Path) -> Roi:
 
 def write_camelyon(scene: Scene, path: Path) -> None:
     """Write the tumour of a slide as ASAP polygons in level-0 px: group Tumor, and _2 for the holes in it."""
-    whole = Window(
-        0, 0, round(scene.layout.width / CAMELYON_MPP), round(scene.layout.height / CAMELYON_MPP), CAMELYON_MPP
-    )
+    width, height = (round(side / CAMELYON_MPP) for side in (scene.layout.width, scene.layout.height))
+    is_tumour = scene.layout.codes(Window(0.0, 0.0, width, height, CAMELYON_MPP)) == TISSUES[0].code
     lines = ['<?xml version="1.0"?>', "<ASAP_Annotations>", "\t<Annotations>"]
-    for number, ring in enumerate(rings(scene.layout.codes(whole) == TISSUES[0].code, smallest=CAMELYON_SMALLEST)):
+    for number, ring in enumerate(rings(is_tumour, smallest=CAMELYON_SMALLEST)):
         group, colour = ("Tumor", "#F4FA58") if area(ring) > 0 else ("_2", "#ff0000")
         lines.append(
             f'\t\t<Annotation Name="Annotation {number}" Type="Polygon" PartOfGroup="{group}" Color="{colour}">'

@@ -80,6 +80,12 @@ def test_folder_with_other_files_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+def test_damaged_cohort_is_refused(tmp_path):
+    (tmp_path / "cohort.yaml").write_text("{broken")
+    with pytest.raises(UserError, match=r"cohort\.yaml"):
+        generate(tmp_path, SEED, SLIDES, SIZE)
+
+
 def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(root, *_):
         root.mkdir(parents=True)
@@ -92,7 +98,7 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [{"slides": 2}, {"size_px": 1000}, {"size_px": 512}])
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"slides": 2}, {"size_px": 1000}, {"size_px": 512}])
 def test_parameters_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         generate(tmp_path / "cohort", **wrong)
