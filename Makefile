@@ -52,7 +52,7 @@ env: ## look at this machine, write .env for Compose: make env DATA=/slides [GPU
 	@docker/look.sh
 
 image: .env ## build the image of the services, the commit baked in
-	REVISION=$$(git describe --always --exclude='*' --abbrev=40 --dirty 2>/dev/null || echo unknown) docker compose build
+	REVISION=$$(git describe --always --exclude='*' --abbrev=40 --dirty 2>/dev/null || echo unknown) docker compose build pretrain
 
 lock: setup ## resolve docker/requirements again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" docker/requirements/lock.sh

@@ -25,7 +25,7 @@ record is there already is not run again, so the command can be stopped and repe
   imagenet=null       file of torchvision weights for one more floor row; download=true fetches them
   download=false
   allow_partial=false true scores weights that do not fill the network
-  max_tiles_per_slide=null
+  max_tiles_per_slide=null  evenly spaced over a slide; null takes the cap of the task
   device=auto
   batch_size=256
 

@@ -243,3 +243,26 @@ def test_a_broken_card_is_named(tmp_path):
 def test_a_device_that_is_not_there_is_a_user_error():
     with pytest.raises(UserError, match="device=warp"):
         choose_device("warp")
+
+
+def test_imagenet_weights_are_fetched_only_when_asked_and_never_unpickled(monkeypatch):
+    asked = []
+
+    def fetch(url, **options):
+        asked.append((url, options))
+        return torchvision.models.resnet18(weights=None).state_dict()
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    row = open_encoder("imagenet", EncoderOptions(device="cpu", size=TILE, download=True))
+    assert row.coverage["share"] == 1
+    ((url, options),) = asked
+    assert "resnet18" in url
+    assert options["weights_only"]
+    assert options["check_hash"]
+
+    def fail(url, **options):
+        raise OSError("no route")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    with pytest.raises(UserError, match="give imagenet=FILE"):
+        open_encoder("imagenet", EncoderOptions(device="cpu", download=True))
