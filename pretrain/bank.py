@@ -16,12 +16,23 @@ class MemoryBank:
         dimension: D.
         momentum: weight m of the NEW feature in `v <- normalize((1 - m) v + m f)`.
         seed, name: what the Gaussian start depends on.
+        forget_start: the first write of a row takes its place, so that no row stays half noise (D8); False blends, as published.
     """
 
-    def __init__(self, rows: int, dimension: int, momentum: float, seed: int, name: str, device: torch.device):
+    def __init__(
+        self,
+        rows: int,
+        dimension: int,
+        momentum: float,
+        seed: int,
+        name: str,
+        device: torch.device,
+        forget_start: bool = False,
+    ):
         start = torch.randn(rows, dimension, generator=generator(seed, "bank", name))
         self.rows = F.normalize(start, dim=1).to(device)
         self.momentum = momentum
+        self.written = torch.full((rows,), not forget_start, device=device)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -33,8 +44,9 @@ class MemoryBank:
     @torch.no_grad()
     def update(self, tile_ids: Tensor, features: Tensor) -> None:
         """Blend (B, D) unit features into the rows of (B,) tile ids, which must be unique."""
-        blend = (1 - self.momentum) * self.rows[tile_ids] + self.momentum * features.float()
-        self.rows[tile_ids] = F.normalize(blend, dim=1)
+        m = torch.where(self.written[tile_ids], self.momentum, 1.0)[:, None]
+        self.rows[tile_ids] = F.normalize((1 - m) * self.rows[tile_ids] + m * features.float(), dim=1)
+        self.written[tile_ids] = True
 
 
 @torch.no_grad()

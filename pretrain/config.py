@@ -109,8 +109,14 @@ def load(arguments: list[str]) -> DictConfig:
     schema = dataclasses.make_dataclass(
         "Settings", [(chosen["method"], method.Options, field(default_factory=method.Options))], bases=(Config,)
     )
-    layers = [_layer("cohort", chosen["cohort"]), _layer("method", chosen["method"]), *recipe_layers]
-    config = compose(OmegaConf.structured(schema), [layer for layer in layers if layer], overrides)
+    layers = [
+        layer
+        for layer in (_layer("cohort", chosen["cohort"]), _layer("method", chosen["method"]), *recipe_layers)
+        if layer
+    ]
+    others = methods.METHODS.keys() - {chosen["method"]}  # a recipe may hold the options of several methods
+    layers = [(name, {key: value for key, value in values.items() if key not in others}) for name, values in layers]
+    config = compose(OmegaConf.structured(schema), layers, overrides)
     _check(config)
     method.check(method_options(config))
     return config

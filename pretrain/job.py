@@ -67,7 +67,11 @@ def rehearsal_root(config: DictConfig, make: bool) -> Path:
     from pretrain.cohorts import rehearsal
 
     wanted = config.rehearsal
-    root = Path(config.work) / "cohorts" / f"rehearsal-v{rehearsal.VERSION}-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
+    root = (
+        Path(config.work)
+        / "cohorts"
+        / f"rehearsal-v{rehearsal.VERSION}-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
+    )
     if make:
         rehearsal.generate(root, seed=wanted.seed, slides=wanted.slides, size_px=wanted.size_px)
     return root

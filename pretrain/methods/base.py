@@ -110,14 +110,18 @@ class Method(nn.Module):
 
     def memory(self) -> dict[str, Tensor]:
         """Tensors besides parameters that a resumed run needs."""
-        return {f"bank.{name}": bank.rows for name, bank in self.banks.items()}
+        rows = {f"bank.{name}": bank.rows for name, bank in self.banks.items()}
+        return rows | {f"written.{name}": bank.written for name, bank in self.banks.items()}
 
     def load_memory(self, memory: dict[str, Tensor]) -> None:
         """Restore what `memory` gave, on any device."""
         for name, bank in self.banks.items():
             bank.rows.copy_(memory[f"bank.{name}"])
+            bank.written.copy_(memory[f"written.{name}"])
 
-    def add_bank(self, name: str, dimension: int, momentum: float) -> None:
+    def add_bank(self, name: str, dimension: int, momentum: float, forget_start: bool) -> None:
         """Make a bank with one row per tile."""
         facts = self.facts
-        self.banks[name] = MemoryBank(facts.tiles, dimension, momentum, facts.seed, name, facts.world.device)
+        self.banks[name] = MemoryBank(
+            facts.tiles, dimension, momentum, facts.seed, name, facts.world.device, forget_start
+        )

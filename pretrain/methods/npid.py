@@ -15,12 +15,13 @@ from pretrain.views import View, ViewSettings, global_view
 
 @dataclass
 class NPIDOptions:
-    """Published values; `negatives` is capped at the number of tiles."""
+    """Published values; `negatives` is capped at the number of tiles. `forget_start=false` blends a row's first write, as published."""
 
     dimension: int = 128
     temperature: float = 0.2
     momentum: float = 0.5
     negatives: int = 65536
+    forget_start: bool = True
 
 
 class NPID(Method):
@@ -32,7 +33,7 @@ class NPID(Method):
         super().__init__(options, facts, backbone, views)
         self.neck = mlp_neck(self.dimension, options.dimension)
         self.negatives = min(options.negatives, facts.tiles)
-        self.add_bank("global", options.dimension, options.momentum)
+        self.add_bank("global", options.dimension, options.momentum, options.forget_start)
 
     @property
     def views(self) -> tuple[View, ...]:

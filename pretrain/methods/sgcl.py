@@ -88,10 +88,10 @@ class SGCL(NPID):
         law = "fixed" if self.switches.d6 else "reference"
         self.rank_weights = rank_weights(max(1, int(WINDOW * facts.tiles)), law, facts.seed)
         if options.spatial or options.semantic:
-            self.add_bank("backbone", self.dimension, options.momentum)
+            self.add_bank("backbone", self.dimension, options.momentum, options.forget_start)
         if options.inner:
             for name in QUADRANTS:
-                self.add_bank(name, options.dimension, options.momentum)
+                self.add_bank(name, options.dimension, options.momentum, options.forget_start)
 
     @classmethod
     def check(cls, options: SGCLOptions) -> None:

@@ -93,14 +93,14 @@ def _stain(seed: int, slide: str, hospital: str) -> Stain:
     vectors = np.array([(0.65, 0.70, 0.29), (0.15, 0.95, 0.25)])
     vectors = np.clip(vectors + house.normal(0, 0.05, (2, 3)) + own.normal(0, 0.08, (2, 3)), 0.03, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors *= np.exp(house.normal(0, 0.12, (2, 1)) + own.normal(0, 0.16, (2, 1)))
+    vectors *= np.exp(house.normal(0, 0.08, (2, 1)) + own.normal(0, 0.12, (2, 1)))
     light = 242 * (1 - np.abs(house.normal(0, 0.015, 3)) - np.abs(own.normal(0, 0.02, 3)))
     return Stain(
         vectors.astype(np.float32),
         light.astype(np.float32),
-        flare=float(own.uniform(0.0, 0.08)),
-        blur=float(own.uniform(0.25, 0.5)),
-        defocus=float(own.uniform(0.4, 0.8)),
-        noise=float(own.uniform(1.5, 3.0)),
-        drift=own.uniform(0.18, 0.26, 2).astype(np.float32),
+        flare=float(own.uniform(0.0, 0.05)),
+        blur=float(own.uniform(0.25, 0.4)),
+        defocus=float(own.uniform(0.3, 0.5)),
+        noise=float(own.uniform(1.0, 2.0)),
+        drift=own.uniform(0.14, 0.2, 2).astype(np.float32),
     )
