@@ -30,3 +30,13 @@ def test_of_a_tile_written_twice_the_first_is_kept():
     ids, features = gather_writes(TwoRanks(), torch.tensor([4, 2, 4]), {"a": torch.tensor([[1.0], [2.0], [3.0]])})
     assert ids.tolist() == [2, 4]
     assert features["a"].flatten().tolist() == [2.0, 1.0]
+
+
+def test_the_first_write_takes_the_place_of_noise():
+    bank = MemoryBank(3, 2, 0.5, 0, "b", CPU, forget_start=True)
+    one, two = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    bank.update(torch.tensor([1]), one)
+    torch.testing.assert_close(bank.rows[1], one[0])
+    bank.update(torch.tensor([1]), two)
+    torch.testing.assert_close(bank.rows[1], torch.tensor([0.707107, 0.707107]))
+    assert bank.written.tolist() == [False, True, False]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretrain.distributed import World
 from pretrain.methods.sgcl import SGCL, SGCLOptions, switches
 from pretrain.neighbours.mining import draw_ranks
 from pretrain.randomness import key
@@ -218,3 +219,15 @@ def test_switches_follow_the_variant_or_stand_alone():
 def test_counts_shrink_with_the_cohort(facts):
     method = SGCL(SGCLOptions(), facts, "resnet18", VIEWS)
     assert method.resolved() == {"negatives": 400, "nei_k": 20, "clusters": 10}
+
+
+@pytest.mark.parametrize(("variant", "known"), [("fixed", True), ("reference", False)])
+def test_d7_only_the_fixed_form_gives_other_ranks_the_clusters(facts, variant, known):
+    class RankOne(World):
+        def broadcast(self, tensor):
+            return tensor.fill_(5)  # stands for what rank 0 sent
+
+    facts = dataclasses.replace(facts, world=RankOne(rank=1, size=2))
+    method = SGCL(SGCLOptions(**SMALL | {"variant": variant}), facts, "resnet18", VIEWS)
+    method.start_epoch(1)
+    assert bool((method.labels == 5).all()) == known

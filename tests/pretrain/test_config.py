@@ -1,0 +1,66 @@
+"""What `python -m pretrain` makes of its arguments."""
+
+import pytest
+
+from pretrain.config import load, settings_digest
+from results.errors import UserError
+
+
+def test_layers_win_in_order(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train: {epochs: 7, lr: 0.5}\nsgcl: {radius: 5}\n")
+    config = load([f"recipe={recipe}", "train.lr=0.25", "method=sgcl"])
+    assert config.tile == 64  # the rehearsal cohort's own layer
+    assert (config.train.epochs, config.train.lr, config.sgcl.radius) == (7, 0.25, 5)
+    assert load(["cohort=/slides"]).tile == 256
+    assert "sgcl" not in load([f"recipe={recipe}", "method=npid"])
+
+
+def test_published_values_are_the_defaults():
+    config = load(["cohort=/slides"])
+    assert (config.views.size, config.views.local_size, config.views.hue) == (224, 96, 0.4)
+    assert (config.sgcl.temperature, config.sgcl.tau, config.sgcl.momentum) == (0.2, 0.07, 0.5)
+    assert (config.sgcl.negatives, config.sgcl.nei_k, config.sgcl.clusters, config.sgcl.clusterings) == (
+        65536,
+        4096,
+        1000,
+        3,
+    )
+    assert (config.sgcl.radius, config.sgcl.aux, config.sgcl.ramp_up, config.train.lr) == (3.0, 1, 10, 0.015)
+
+
+def test_places_and_speeds_are_no_part_of_a_runs_identity():
+    digest = settings_digest(load(["seed=1"]), "store")
+    assert (
+        settings_digest(load(["seed=1", "work=/elsewhere", "train.loaders=4", "device=cpu", "run=x"]), "store")
+        == digest
+    )
+    assert settings_digest(load(["seed=2"]), "store") != digest
+    assert settings_digest(load(["seed=1", "sgcl.d1=false"]), "store") != digest
+    assert settings_digest(load(["seed=1"]), "another store") != digest
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("sgcl.varint=1", "did you mean 'sgcl.variant'"),
+        ("epochs=3", "did you mean 'train.epochs'"),
+        ("train=3", "is a group of settings"),
+        ("train.epochs=abc", "a whole number is expected"),
+        ("train.epochs=0", "give 1 or more"),
+        ("train.lr=.nan", "must be above 0"),
+        ("views.scale=[1]", r"give \[low, high\]"),
+        ("views.scale=[0.9,0.2]", r"give \[low, high\]"),
+        ("sgcl.variant=fxed", "choose fixed or reference"),
+        ("train.amp=fp16", "choose auto, off or bf16"),
+        ("train.processes=0", "give 1 or more"),
+        ("recipe=dmeo", "choose one of demo, smoke"),
+        ("method=sgkl", "did you mean 'sgcl'"),
+        ("backbone=resnet19", "choose one of"),
+        ("foo", "write key=value"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(argument, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        load([argument])
+    assert "\n" not in str(caught.value)
