@@ -1,5 +1,6 @@
 """`python -m pretrain [tile | train | export] key=value ...`: slides in, a pretrained backbone out."""
 
+import os
 import sys
 
 from results.errors import UserError
@@ -33,6 +34,9 @@ def main(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help", "help") for argument in arguments):
         print(HELP, end="")
         return 0
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # read when torch loads: threads that spin starve each other on busy cores
     from pretrain.job import run
 
     try:

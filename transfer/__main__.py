@@ -1,5 +1,6 @@
 """`python -m transfer classify key=value ...`."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -44,6 +45,9 @@ def main(arguments: list[str]) -> int:
                 f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer classify key=value ...'."
             )
         signal.signal(signal.SIGTERM, _stop)
+        os.environ.setdefault(
+            "OMP_WAIT_POLICY", "passive"
+        )  # read when torch loads: threads that spin starve each other on busy cores
         from transfer.classify import classify, load
 
         return classify(load(arguments[1:]))
