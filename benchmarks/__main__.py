@@ -39,6 +39,12 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
+            file=sys.stderr,
+        )
+        return 2
 
 
 if __name__ == "__main__":

@@ -44,6 +44,12 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("stopped: nothing half-written; the same command goes on from here.", file=sys.stderr)
         return 130

@@ -13,6 +13,7 @@ from results.errors import UserError
 from results.files import replacing
 
 KEEP = 2
+KEYS = {"progress", "parameters", "buffers", "memory", "optimiser"}
 
 
 @dataclass
@@ -61,26 +62,36 @@ def load(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: when it is damaged; it names the file and the older one to fall back on.
     """
-    newest = folder / "last"
-    if not newest.exists():
+    saved = sorted(folder.glob("step-*.pt"))
+    if not saved:
         return None
-    path = newest.resolve()
+    last = folder / "last"
+    path = last.resolve() if last.exists() else saved[-1]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or not content.keys() >= KEYS:
+            raise ValueError("it holds something else")
     except Exception as error:
-        older = [p.name for p in sorted(folder.glob("step-*.pt")) if p != path]
-        hint = f"point {newest} at {older[-1]}" if older else "delete the run folder and train again"
+        older = [p.name for p in saved if p != path]
+        hint = f"point {last} at {older[-1]}" if older else "delete the run folder and train again"
         raise UserError(f"checkpoint {path} is damaged ({type(error).__name__}): {hint}.") from error
+    return content
 
 
 def restore(content: dict[str, Any], method: Any, optimiser: torch.optim.Optimizer, rank: int) -> Progress:
     """Put a loaded checkpoint back; a rank that was not there before takes the mean batch norm statistics."""
     saved = content["buffers"]
     buffers = saved[rank] if rank < len(saved) else mean_buffers(saved)
-    method.load_state_dict(content["parameters"] | buffers, strict=True)
-    method.load_memory(content["memory"])
-    optimiser.load_state_dict(content["optimiser"])
-    return Progress(**content["progress"])
+    try:
+        method.load_state_dict(content["parameters"] | buffers, strict=True)
+        method.load_memory(content["memory"])
+        optimiser.load_state_dict(content["optimiser"])
+        return Progress(**content["progress"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the run's checkpoint does not fit its settings ({reason}): delete the run folder and train again."
+        ) from error
 
 
 def mean_buffers(buffers: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -85,6 +85,17 @@ PLACES = ("work", "run", "device", "scheduler", "tiling.workers", "train.loaders
           "train.checkpoint_minutes", "train.checkpoint_steps")  # fmt: skip
 
 
+RANGES = (
+    ("seed", 0, 2**32 - 1), ("mpp", 0.01, 100), ("mpp_override", 0.01, 100), ("tiling.mask_mpp", 1, 100), ("tiling.workers", 0, 4096),
+    ("train.lr", 1e-12, 1e6), ("train.momentum", 0, 0.9999), ("train.weight_decay", 0, 1), ("train.warmup_epochs", 0, 1e6),
+    ("train.clip", 1e-9, 1e9), ("train.knn_every", 1, 1e9), ("train.loaders", 0, 256), ("train.checkpoint_minutes", 1e-3, 1e6),
+    ("train.checkpoint_steps", 1, 1e9), ("train.processes", 1, 4096), ("views.size", 16, 4096), ("views.local_size", 16, 4096),
+    ("views.grey", 0, 1), ("views.flip", 0, 1), ("views.hue", 0, 0.5), ("views.brightness", 0, 1), ("views.contrast", 0, 1),
+    ("views.saturation", 0, 1),
+)  # fmt: skip
+"""Lowest and highest sensible value of numbers; not-a-number fits nowhere."""
+
+
 def named_layers() -> dict[str, list[str]]:
     """Return the names that `cohort=`, `method=` and `recipe=` find under configs/."""
     return {
@@ -123,8 +134,9 @@ def load(arguments: list[str]) -> DictConfig:
 
 
 def _layer(group: str, name: str) -> tuple[str, dict[str, Any]] | None:
-    path = CONFIGS / group / f"{name}.yaml"
-    return (f"configs/{group}/{name}.yaml", load_yaml(path)) if "/" not in name and path.exists() else None
+    if name not in named_layers().get(group, []):
+        return None
+    return f"configs/{group}/{name}.yaml", load_yaml(CONFIGS / group / f"{name}.yaml")
 
 
 def _recipe(name: str | None) -> list[tuple[str, dict[str, Any]]]:
@@ -143,18 +155,16 @@ def _check(config: DictConfig) -> None:
     train = config.train
     for name, value, least in (
         ("train.epochs", train.epochs, 1), ("train.batch_size", train.batch_size, 2), ("train.log_every", train.log_every, 1),
-        ("views.size", config.views.size, 16), ("views.local_size", config.views.local_size, 16),
-        ("rehearsal.slides", config.rehearsal.slides, 1), ("tile", config.tile, 16), ("seed", config.seed, 0),
+        ("rehearsal.slides", config.rehearsal.slides, 1), ("tile", config.tile, 16),
     ):  # fmt: skip
         if value < least:
             raise UserError(f"{name}={value} is too small: give {least} or more.")
-    for name, value in (
-        ("train.lr", train.lr),
-        ("mpp", config.mpp),
-        ("train.checkpoint_minutes", train.checkpoint_minutes),
-    ):
-        if not 0 < value < float("inf"):
-            raise UserError(f"{name}={value} must be above 0.")
+    for name, low, high in RANGES:
+        value = OmegaConf.select(config, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{name}={value} does not fit: give a number from {low:g} to {high:g}.")
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={config.device} is not known: choose auto, cpu or cuda.")
     for name in ("scale", "local_scale", "ratio"):
         pair = config.views[name]
         if len(pair) != 2 or not 0 < pair[0] <= pair[1] or (name != "ratio" and pair[1] > 1):
@@ -163,8 +173,6 @@ def _check(config: DictConfig) -> None:
             )
     if config.backbone not in FEATURE_DIMS:
         raise UserError(f"backbone={config.backbone} is not known: choose one of {', '.join(FEATURE_DIMS)}.")
-    if train.processes is not None and train.processes < 1:
-        raise UserError(f"train.processes={train.processes} is too small: give 1 or more, or null for one per GPU.")
     if train.amp not in ("auto", "off", "bf16"):
         raise UserError(f"train.amp={train.amp} is not known: choose auto, off or bf16.")
     options = config[config.method]

@@ -43,7 +43,7 @@ def export(run: Run) -> Path:
     tensors = {name[len(PREFIX) :]: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
     with replacing(path) as temporary:
         save_file(tensors, temporary)
-    card = make_card(run, progress, file_digest(path))
+        card = make_card(run, progress, file_digest(temporary))
     write_json(card_path, card)
     summary = describe(run, card, progress)
     with replacing(run.root / "SUMMARY.md") as temporary:

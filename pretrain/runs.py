@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pretrain.config import settings_digest
 from results import provenance
 from results.errors import UserError
 from results.files import replacing, write_json
+from results.settings import load_yaml
 
 SCHEMA = 1
 
@@ -39,7 +41,7 @@ class Run:
 
     def config(self) -> DictConfig:
         """The resolved settings the run was made with."""
-        return OmegaConf.load(self.root / "config.yaml")
+        return OmegaConf.create(load_yaml(self.root / "config.yaml"))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -56,12 +58,18 @@ class Run:
 
 def read_info(root: Path) -> dict[str, Any]:
     """Read run.json; a UserError when the folder is no run."""
+    path = root / "run.json"
     try:
-        return json.loads((root / "run.json").read_text(encoding="utf-8"))
+        info = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{root} is not a run folder: run.json cannot be read there.") from error
-    except ValueError as error:
-        raise UserError(f"{root / 'run.json'} is damaged: delete that run folder or restore the file.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: restore the file or move that run folder away.") from error
+    if not isinstance(info, dict) or not {"state", "settings_digest", "store", "store_digest"} <= info.keys():
+        raise UserError(
+            f"{path} is damaged, it lacks what a run states: restore the file or move that run folder away."
+        )
+    return info
 
 
 def list_runs(work: Path) -> list[Path]:
@@ -89,7 +97,11 @@ def find_run(config: DictConfig, store: Any) -> Run | None:
             )
         return run
     for root in reversed(list_runs(work)):
-        run = Run(root)
+        try:
+            run = Run(root)
+        except UserError as error:
+            print(f"warning: left aside: {error}", file=sys.stderr)
+            continue
         if run.info["settings_digest"] == digest:
             return run
     return None
@@ -139,11 +151,11 @@ def truncate_metrics(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             break
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -78,6 +78,12 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

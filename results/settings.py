@@ -27,7 +27,7 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     """Read one YAML mapping; a broken or non-mapping file is a UserError that names it."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as YAML settings ({reason}).") from error
     if content is None:
@@ -64,6 +64,12 @@ def compose(
         if isinstance(value, bool | int | float) and _wants_text(config, key):
             value = text
         _set(config, key, value, "the command line", shown=text)
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"the settings refer to each other in a way that cannot be resolved ({str(error).splitlines()[0]})."
+        ) from error
     return config
 
 

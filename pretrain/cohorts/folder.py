@@ -82,10 +82,13 @@ def _facts(root: Path, name: str) -> dict[str, str | bool]:
     facts = {"name": name or "cohort", "rehearsal": False}
     if path.is_file():
         said = load_yaml(path)
-        facts |= {key: said[key] for key in facts if key in said}
+        facts |= {key: said[key] for key in facts if said.get(key) is not None}
+    if isinstance(facts["name"], (dict, list)):
+        raise UserError(f"{path}: name must be text, not {facts['name']!r}.")
+    facts["name"] = str(facts["name"])
     if not isinstance(facts["rehearsal"], bool):
         raise UserError(f"{path}: rehearsal must be true or false, not {facts['rehearsal']!r}.")
-    _check_name(str(facts["name"]), str(path))
+    _check_name(facts["name"], str(path))
     return facts
 
 

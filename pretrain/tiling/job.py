@@ -72,15 +72,20 @@ def finished_report(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> d
     """Return the report of an equal job that ended as `done` or `empty`, or None; a failed slide is tried again."""
     try:
         report = json.loads(report_path(root, slide.name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(report, dict):
         return None
     identity = _identity(slide, codes, tiling)
     if identity["fingerprint"] is None or any(report.get(key) != value for key, value in identity.items()):
         return None
     if report.get("status") == "empty":
         return report
-    whole = shard_path(root, slide.name).is_file() and rows_path(root, slide.name).is_file()
-    return report if report.get("status") == "done" and whole else None
+    shard = shard_path(root, slide.name)
+    whole = (
+        shard.is_file() and shard.stat().st_size == report.get("shard_bytes") and rows_path(root, slide.name).is_file()
+    )
+    return report if report.get("status") == "done" and "tiles" in report and whole else None
 
 
 def report_path(root: Path, slide: str) -> Path:
@@ -115,7 +120,7 @@ def _identity(slide: Slide, codes: Codes, tiling: Tiling) -> dict[str, Any]:
 def _fingerprint(path: Path) -> dict[str, int] | None:
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return None
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
@@ -172,7 +177,7 @@ def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, A
     }
     with replacing(rows_path(root, slide.name)) as temporary:
         pq.write_table(pa.table(rows, schema=INDEX_SCHEMA), temporary)
-    return {**facts, "status": "done", "tiles": count}
+    return {**facts, "status": "done", "tiles": count, "shard_bytes": shard_path(root, slide.name).stat().st_size}
 
 
 def _pictures(reader: SlideReader, mask_mpp: float) -> tuple[np.ndarray, np.ndarray, float]:

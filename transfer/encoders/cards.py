@@ -1,6 +1,7 @@
 """Exports on disk: finding them under a work folder, reading their cards, and holding the weights to the card's digest."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,31 @@ def read_card(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is missing: the card says how tiles are resized and normalised, keep it beside the weights."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}).") from error
     card_dict = card if isinstance(card, dict) else {}
     _check(card_dict, NEEDED, path, "")
     _check(card_dict["input"], NEEDED_INPUT, path, "input.")
+    _check_input(card_dict["input"], path)
     return card_dict
+
+
+def _check_input(value: dict[str, Any], path: Path) -> None:
+    """Refuse sizes and colours that no network was trained with."""
+
+    def numbers(items: Any) -> bool:
+        return all(isinstance(item, int | float) and math.isfinite(item) for item in items)
+
+    if not 8 <= value["size"] <= 8192:
+        raise UserError(f"{path} has input.size {value['size']}: 8 to 8192 px are expected, export the run again.")
+    for key in ("mean", "std"):
+        if len(value[key]) != 3 or not numbers(value[key]) or (key == "std" and min(value[key]) <= 0):
+            raise UserError(
+                f"{path} has input.{key} {value[key]}: three numbers are expected (std above 0), export the run again."
+            )
+    for key in ("tile", "mpp"):
+        if value.get(key) is not None and not (numbers([value[key]]) and value[key] > 0):
+            raise UserError(f"{path} has input.{key} {value[key]}: a number above 0 is expected, export the run again.")
 
 
 def _check(value: dict[str, Any], needed: dict[str, type], path: Path, prefix: str) -> None:

@@ -187,13 +187,23 @@ class RandomEncoder(NetworkEncoder):
 def export_encoder(
     weights: Path, card: dict[str, Any], name: str, kind: str, device: torch.device, allow_partial: bool
 ) -> NetworkEncoder:
-    """Open an export of ours by its card; its digest has been checked by `cards.open_export`."""
+    """Open an export of ours by its card; its digest has been checked by `cards.open_export`.
+
+    The encoder's own digest is over the weights and the card's input, since both change its features.
+    """
     model = build_backbone(card["backbone"])
     coverage = load_weights(model, read_weights(weights))
     require_complete(coverage, weights, card["backbone"], allow_partial)
     source = Input(card["input"]["size"], tuple(card["input"]["mean"]), tuple(card["input"]["std"]))
     encoder = NetworkEncoder(
-        model, source, device, name=name, kind=kind, digest=card["digest"], coverage=coverage.report(), card=card
+        model,
+        source,
+        device,
+        name=name,
+        kind=kind,
+        digest=value_digest([card["digest"], card["input"]]),
+        coverage=coverage.report(),
+        card=card,
     )
     if encoder.feature_dim != card["feature_dim"]:
         raise UserError(
