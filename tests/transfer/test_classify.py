@@ -237,11 +237,11 @@ def test_sigterm_ends_with_143_and_keeps_whole_records(work):
     ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(records.glob("*.json")) and time.monotonic() < deadline:
+    while not list(records.glob("[!.]*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGTERM)
     child.communicate(timeout=60)
     assert child.returncode == 143
     assert 0 < len(read_records(records)) < 48
     assert not [path for path in records.iterdir() if path.name.startswith(".")]
-    assert json.loads(next(records.glob("*.json")).read_text())["status"] == "ok"
+    assert json.loads(next(records.glob("[!.]*.json")).read_text())["status"] == "ok"
