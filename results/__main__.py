@@ -48,6 +48,8 @@ def table(arguments: Sequence[str]) -> None:
     settings = compose(OmegaConf.structured(TableSettings), [], split_overrides(arguments))
     if settings.replicates < 100:
         raise UserError(f"replicates={settings.replicates} is too few for 2.5 and 97.5 percentiles: use 100 or more.")
+    if settings.replicates > 100_000:
+        raise UserError(f"replicates={settings.replicates} would fill the memory for no gain: use 100000 or fewer.")
     if settings.seed < 0:
         raise UserError(f"seed={settings.seed} must be 0 or more.")
 

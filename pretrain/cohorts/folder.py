@@ -152,7 +152,7 @@ def _labels(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     kinds: dict[int, str] = {}
     for line, row in _rows(path, ("code", "label", "kind"), ()):
         where = f"{path} line {line}"
-        if not row["code"].isdecimal() or int(row["code"]) > 255:
+        if not row["code"].isdecimal() or len(row["code"]) > 9 or int(row["code"]) > 255:
             raise UserError(f"{where}: code '{row['code']}' is not a whole number from 0 to 255.")
         code = int(row["code"])
         if code in kinds:
