@@ -2,7 +2,7 @@
 
 import sys
 
-from results.errors import UserError
+from results.errors import UserError, told
 
 HELP = """python -m benchmarks run SUITE key=value ...
 
@@ -28,23 +28,17 @@ def main(arguments: list[str]) -> int:
 
         print(HELP.format(suites=", ".join(known_suites())), end="")
         return 0
-    try:
-        if arguments[0] != "run" or len(arguments) < 2:
-            raise UserError(
-                f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...'."
-            )
-        from benchmarks.run import run_suite
+    return told(lambda: _run(arguments))
 
-        return run_suite(arguments[1], arguments[2:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
-            file=sys.stderr,
+
+def _run(arguments: list[str]) -> int:
+    if arguments[0] != "run" or len(arguments) < 2:
+        raise UserError(
+            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...'."
         )
-        return 2
+    from benchmarks.run import run_suite
+
+    return run_suite(arguments[1], arguments[2:])
 
 
 if __name__ == "__main__":

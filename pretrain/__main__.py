@@ -3,7 +3,7 @@
 import os
 import sys
 
-from results.errors import UserError
+from results.errors import told
 
 HELP = """usage: python -m pretrain [tile | train | export] [key=value ...]
 
@@ -40,16 +40,7 @@ def main(arguments: list[str]) -> int:
     from pretrain.job import run
 
     try:
-        return run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
-            file=sys.stderr,
-        )
-        return 2
+        return told(lambda: run(arguments))
     except KeyboardInterrupt:
         print("stopped: nothing half-written; the same command goes on from here.", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from results.errors import UserError
+from results.errors import UserError, told
 
 
 @dataclass
@@ -68,24 +68,18 @@ def main(arguments: Sequence[str]) -> int:
     if any(argument in ("-h", "--help", "help") for argument in arguments):
         print(usage())
         return 0
-    try:
-        if not arguments:
-            raise UserError("no command is given: write `python -m results table`.")
-        command = arguments[0]
-        if command != "table":
-            near = difflib.get_close_matches(command, ["table"], cutoff=0.4)
-            hint = "did you mean 'table'?" if near else "write `python -m results table`."
-            raise UserError(f"'{command}' is not a command of results: {hint}")
-        table(arguments[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
-            file=sys.stderr,
-        )
-        return 2
+    return told(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments:
+        raise UserError("no command is given: write `python -m results table`.")
+    command = arguments[0]
+    if command != "table":
+        near = difflib.get_close_matches(command, ["table"], cutoff=0.4)
+        hint = "did you mean 'table'?" if near else "write `python -m results table`."
+        raise UserError(f"'{command}' is not a command of results: {hint}")
+    table(arguments[1:])
     return 0
 
 

@@ -17,5 +17,8 @@ def told(command: Callable[[], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
+            file=sys.stderr,
+        )
     return 2

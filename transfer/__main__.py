@@ -5,7 +5,7 @@ import signal
 import sys
 from types import FrameType
 
-from results.errors import UserError
+from results.errors import UserError, told
 
 HELP = """python -m transfer classify key=value ...
 
@@ -40,32 +40,27 @@ def main(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     try:
-        if arguments[0] != "classify":
-            raise UserError(
-                f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer classify key=value ...'."
-            )
-        signal.signal(signal.SIGTERM, _stop)
-        os.environ.setdefault(
-            "OMP_WAIT_POLICY", "passive"
-        )  # read when torch loads: threads that spin starve each other on busy cores
-        from transfer.classify import classify, load
-
-        return classify(load(arguments[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend the path, its permissions or the disk.",
-            file=sys.stderr,
-        )
-        return 2
+        return told(lambda: _run(arguments))
     except KeyboardInterrupt:
         return 130
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[0] != "classify":
+        raise UserError(
+            f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer classify key=value ...'."
+        )
+    signal.signal(signal.SIGTERM, _stop)
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # read when torch loads: threads that spin starve each other on busy cores
+    from transfer.classify import classify, load
+
+    return classify(load(arguments[1:]))
 
 
 if __name__ == "__main__":
