@@ -4,7 +4,7 @@
 marked F can also be set alone (null follows the variant).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from results.errors import UserError
 class SGCLOptions(NPIDOptions):
     """Published values; counts are capped by the number of tiles N (`nei_k` at 5 %, `clusters` at N / 40).
 
-    `d1` ... `d16`: true is the fix, false the published behaviour, null follows `variant`.
+    `d1` ... `d16`, and `forget_start`: true is the fix, false the published behaviour, null follows `variant`.
     """
 
     variant: str = "fixed"
@@ -42,6 +42,7 @@ class SGCLOptions(NPIDOptions):
     spatial: bool = True
     semantic: bool = True
     inner: bool = True
+    forget_start: bool | None = None
     d1: bool | None = None
     d2: bool | None = None
     d4: bool | None = None
@@ -79,6 +80,8 @@ class SGCL(NPID):
     Options = SGCLOptions
 
     def __init__(self, options: SGCLOptions, facts: Facts, backbone: str, views: ViewSettings):
+        if options.forget_start is None:
+            options = replace(options, forget_start=options.variant == "fixed")
         super().__init__(options, facts, backbone, views)
         self.switches = switches(options)
         self.nearest = max(1, min(options.nei_k, facts.tiles // 20))

@@ -26,7 +26,7 @@ from pretrain.cohorts.rehearsal.tissues import TISSUES
 from results.errors import UserError
 from results.settings import load_yaml
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same parameters begin to give other bytes."""
 
 DEFAULTS: dict[str, int] = {"seed": 0, "slides": 12, "size_px": 2048}

@@ -85,22 +85,25 @@ def _furnished(seed: int, slide: str, hospital: str, layout: Layout) -> Scene:
 
 
 def _stain(seed: int, slide: str, hospital: str) -> Stain:
-    """Draw the stain of a slide: a shift shared by its hospital and a larger one of its own.
+    """Draw the stain and the optics of a slide.
 
-    The mean vectors lie near those of Ruifrok and Johnston (2001) for haematoxylin and eosin.
+    The colours of a slide shift with its hospital and more on its own, which augmentation can undo; sharpness and noise
+    are the hospital's scanner, alike on its slides. The mean vectors lie near those of Ruifrok and Johnston (2001) for
+    haematoxylin and eosin.
     """
     house, own = generator(seed, "hospital", hospital), generator(seed, slide, "stain")
     vectors = np.array([(0.65, 0.70, 0.29), (0.15, 0.95, 0.25)])
-    vectors = np.clip(vectors + house.normal(0, 0.05, (2, 3)) + own.normal(0, 0.08, (2, 3)), 0.03, None)
+    vectors = np.clip(vectors + house.normal(0, 0.05, (2, 3)) + own.normal(0, 0.1, (2, 3)), 0.03, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors *= np.exp(house.normal(0, 0.08, (2, 1)) + own.normal(0, 0.12, (2, 1)))
+    vectors *= np.exp(house.normal(0, 0.08, (2, 1)) + own.normal(0, 0.16, (2, 1)))
     light = 242 * (1 - np.abs(house.normal(0, 0.015, 3)) - np.abs(own.normal(0, 0.02, 3)))
+    blur = float(house.uniform(0.26, 0.34))
     return Stain(
         vectors.astype(np.float32),
         light.astype(np.float32),
-        flare=float(own.uniform(0.0, 0.05)),
-        blur=float(own.uniform(0.25, 0.4)),
-        defocus=float(own.uniform(0.3, 0.5)),
-        noise=float(own.uniform(1.0, 2.0)),
-        drift=own.uniform(0.14, 0.2, 2).astype(np.float32),
+        flare=float(own.uniform(0.0, 0.02)),
+        blur=blur,
+        defocus=blur + float(own.uniform(0.04, 0.1)),
+        noise=float(house.uniform(1.0, 1.4)),
+        drift=own.uniform(0.18, 0.24, 2).astype(np.float32),
     )

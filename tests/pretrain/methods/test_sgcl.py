@@ -231,3 +231,13 @@ def test_d7_only_the_fixed_form_gives_other_ranks_the_clusters(facts, variant, k
     method = SGCL(SGCLOptions(**SMALL | {"variant": variant}), facts, "resnet18", VIEWS)
     method.start_epoch(1)
     assert bool((method.labels == 5).all()) == known
+
+
+@pytest.mark.parametrize(("options", "blends"), [({}, False), ({"variant": "reference"}, True),
+                                                 ({"variant": "reference", "forget_start": True}, False)])  # fmt: skip
+def test_the_published_bank_keeps_half_of_its_noise(facts, options, blends):
+    bank = make(facts, **options).banks["global"]
+    before, row = bank.rows[3].clone(), torch.nn.functional.one_hot(torch.tensor([0]), bank.rows.shape[1]).float()
+    bank.update(torch.tensor([3]), row)
+    assert torch.allclose(bank.rows[3], row[0]) is not blends
+    assert bool((bank.rows[3] @ before > row[0] @ before).item()) is blends
