@@ -1,10 +1,12 @@
 """`python -m benchmarks run SUITE`: pretrain, score, lay out, and say what it cost."""
 
 import dataclasses
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.steps import SOME_FAILED, Runner
+from benchmarks.steps import Runner
 from benchmarks.suite import Suite, load_suite, pretrain_commands, table_command, transfer_command
 from results import provenance
 from results.files import write_json
@@ -24,9 +26,10 @@ def run_suite(spec: str, arguments: list[str], runner: Runner | None = None) -> 
     """
     name, suite = load_suite(spec, arguments)
     runner = runner or Runner()
-    started = provenance.now()
+    started, start = provenance.now(), time.perf_counter()
     with runner.forwarding():
         status = _steps(name, suite, runner)
+    wall = time.perf_counter() - start
     folder = _folder(Path(suite.work), name)
     write_json(
         folder / "suite.json",
@@ -35,6 +38,7 @@ def run_suite(spec: str, arguments: list[str], runner: Runner | None = None) -> 
             "suite": name,
             "settings": dataclasses.asdict(suite),
             "status": status,
+            "wall_seconds": round(wall, 3),
             "steps": [dataclasses.asdict(step) for step in runner.steps],
             "versions": provenance.versions(),
             "hardware": provenance.hardware(),
@@ -43,23 +47,28 @@ def run_suite(spec: str, arguments: list[str], runner: Runner | None = None) -> 
             "created": provenance.now(),
         },
     )
-    print(summary(runner, folder / "suite.json", status), flush=True)
+    print(summary(runner, folder / "suite.json", status, wall), flush=True)
     return status
 
 
 def _steps(name: str, suite: Suite, runner: Runner) -> int:
     pretraining = pretrain_commands(name, suite)
-    commands = [("pretrain", lambda own=own: own) for own in pretraining.values()]
-    commands.append(("transfer", lambda: transfer_command(suite, list(pretraining))))
-    commands.append(("results", lambda: table_command(suite)))
+    stages: list[Callable[[], dict[str, tuple[str, list[str]]]]] = [
+        lambda: {run.rpartition("-")[0]: ("pretrain", own) for run, own in pretraining.items()},
+        lambda: {"transfer": ("transfer", transfer_command(suite, list(pretraining)))},
+        lambda: {"table": ("results", table_command(suite))},
+    ]
+    if suite.jobs > 1 and len(pretraining) > 1:  # side by side they would cut the same slides
+        stages.insert(0, lambda: {"tile": ("pretrain", ["tile", *next(iter(pretraining.values()))])})
     status = 0
-    for package, arguments in commands:
-        step = runner.run(package, arguments())
+    for stage in stages:
+        steps = runner.run_all(stage(), suite.jobs)
+        stopping = [step.status for step in steps if not step.goes_on]
         if runner.stopped_by:
-            return step.status if step.status not in (0, SOME_FAILED) else 128 + runner.stopped_by
-        if not step.goes_on:
-            return step.status
-        status = max(status, step.status)
+            return stopping[0] if stopping else 128 + runner.stopped_by
+        if stopping:
+            return stopping[0]
+        status = max(status, *(step.status for step in steps))
     return status
 
 
@@ -72,14 +81,13 @@ def _folder(work: Path, name: str) -> Path:
     return folder
 
 
-def summary(runner: Runner, path: Path, status: int) -> str:
+def summary(runner: Runner, path: Path, status: int, wall: float) -> str:
     """Return the cost of the steps as a small table, with where it is kept."""
     lines = ["", f"{'step':<20} {'wall s':>8} {'cpu s':>8} {'peak MiB':>9}  status"]
     for step in runner.steps:
         lines.append(
             f"{step.name:<20} {step.wall_seconds:>8.1f} {step.cpu_seconds:>8.1f} {step.peak_rss_mib:>9.0f}  {step.status}"
         )
-    wall = sum(step.wall_seconds for step in runner.steps)
     cpu = sum(step.cpu_seconds for step in runner.steps)
     peak = max((step.peak_rss_mib for step in runner.steps), default=0.0)
     lines.append(f"{'all':<20} {wall:>8.1f} {cpu:>8.1f} {peak:>9.0f}  {status}")

@@ -28,6 +28,7 @@ class Suite:
         cohort, recipe: what pretraining sees and how; `recipe` None takes the defaults.
         methods, seeds: every method is pretrained once a seed.
         task, trials, floors: what `transfer classify` scores them on; `task` None takes what fits the tile store.
+        jobs: how many pretraining runs go on side by side, each with its share of the cores.
         work, records, tables: where runs, records and tables go.
         pretrain, transfer: settings handed through to these commands, `dotted.key: value`.
     """
@@ -39,6 +40,7 @@ class Suite:
     task: str | None = None
     trials: int = 3
     floors: bool = True
+    jobs: int = 1
     work: str = "work"
     records: str = "results/records"
     tables: str = "results/tables"
@@ -89,6 +91,8 @@ def load_suite(spec: str, arguments: list[str]) -> tuple[str, Suite]:
             raise UserError(
                 f"{name}={values} must be a list without repeats and not empty, such as {name}={getattr(Suite(), name)}."
             )
+    if suite.jobs < 1:
+        raise UserError(f"jobs={suite.jobs} is too small: give 1 or more.")
     return path.stem, suite
 
 

@@ -4,6 +4,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -47,7 +48,7 @@ def kept(tmp_path):
 
 
 def test_a_suite_pretrains_scores_and_lays_out(tmp_path, stub, capfd):
-    assert run_suite("demo", [f"work={tmp_path / 'work'}", "records=r"], stub) == 0
+    assert run_suite("demo", [f"work={tmp_path / 'work'}", "records=r", "jobs=1"], stub) == 0
     commands = asked(tmp_path)
     assert [words[0] for words in commands] == ["pretrain", "pretrain", "transfer", "results"]
     content = kept(tmp_path)
@@ -76,7 +77,7 @@ def test_a_suite_pretrains_scores_and_lays_out(tmp_path, stub, capfd):
 )
 def test_three_goes_on_and_anything_else_stops(tmp_path, stub, monkeypatch, statuses, expected, steps):
     monkeypatch.setenv("STUB_STATUS", json.dumps(statuses))
-    assert run_suite("demo", [f"work={tmp_path / 'work'}"], stub) == expected
+    assert run_suite("demo", [f"work={tmp_path / 'work'}", "jobs=1"], stub) == expected
     assert len(asked(tmp_path)) == steps
     assert kept(tmp_path)["status"] == expected
 
@@ -84,7 +85,7 @@ def test_three_goes_on_and_anything_else_stops(tmp_path, stub, monkeypatch, stat
 def test_a_killed_step_is_128_and_the_signal(tmp_path, stub, monkeypatch):
     monkeypatch.setenv("STUB_DIE", "transfer")
     assert run_suite("demo", [f"work={tmp_path / 'work'}"], stub) == 137
-    assert len(asked(tmp_path)) == 3
+    assert [words[0] for words in asked(tmp_path)] == ["pretrain", "pretrain", "pretrain", "transfer"]
 
 
 WEIGH = """
@@ -113,7 +114,7 @@ DRIVER = """
 import sys
 from benchmarks.run import run_suite
 from benchmarks.steps import Runner
-sys.exit(run_suite("demo", ["work=" + sys.argv[2]], Runner((sys.executable, sys.argv[1]))))
+sys.exit(run_suite("demo", ["work=" + sys.argv[2], "jobs=1"], Runner((sys.executable, sys.argv[1]))))
 """
 
 
@@ -137,6 +138,37 @@ def test_a_signal_between_steps_is_not_lost(tmp_path, stub):
     assert run_suite("demo", [f"work={tmp_path / 'work'}"], stub) == 143
     assert time.monotonic() - start < 30
     assert len(kept(tmp_path)["steps"]) == 1
+
+
+def test_side_by_side_the_slides_are_cut_first_and_lines_are_labelled(tmp_path, stub, monkeypatch, capfd):
+    monkeypatch.setenv("STUB_STATUS", json.dumps({"pretrain": 3}))
+    assert run_suite("demo", [f"work={tmp_path / 'work'}"], stub) == 3
+    commands = asked(tmp_path)
+    assert commands[0][:2] == ["pretrain", "tile"]
+    assert sorted(word for words in commands[1:3] for word in words if word.startswith("method=")) == [
+        "method=npid",
+        "method=sgcl",
+    ]
+    assert [words[0] for words in commands[3:]] == ["transfer", "results"]
+    steps = kept(tmp_path)["steps"]
+    assert ["method=npid" in steps[1]["command"], "method=sgcl" in steps[2]["command"]] == [True, True]
+
+
+def test_labels_stand_before_the_lines_of_jobs_side_by_side(stub, monkeypatch, capfd):
+    monkeypatch.setenv("STUB_SLEEP", "pretrain")
+    with stub.forwarding():
+        timer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        steps = stub.run_all({name: ("pretrain", []) for name in ("a", "b", "c")}, jobs=2)
+    assert [step.status for step in steps] == [143, 143]
+    lines = capfd.readouterr().out.splitlines()
+    assert sorted(line for line in lines if line.startswith("[")) == ["[a] sleeping", "[b] sleeping"]
+
+
+def test_after_a_failure_no_other_job_is_started(stub, monkeypatch):
+    monkeypatch.setenv("STUB_STATUS", json.dumps({"pretrain": 2}))
+    steps = stub.run_all({str(number): ("pretrain", []) for number in range(9)}, jobs=2)
+    assert [step.status for step in steps] == [2, 2]
 
 
 def test_help_names_the_suites_without_torch():
