@@ -1,17 +1,18 @@
-"""`python -m pretrain [tile | train | export] key=value ...`: slides in, a pretrained backbone out."""
+"""`python -m pretrain [tile | train | export | audit] key=value ...`: slides in, a pretrained backbone out."""
 
 import os
 import sys
 
 from results.errors import told
 
-HELP = """usage: python -m pretrain [tile | train | export] [key=value ...]
+HELP = """usage: python -m pretrain [tile | train | export | audit] [key=value ...]
 
-Whole-slide images in, a pretrained backbone out. Without a step: all three, and no work is done twice.
+Whole-slide images in, a pretrained backbone out. Without a step: the first three, and no work is done twice.
 
   tile      slides -> work/tiles/<cohort>-<digest>/
   train     tiles -> work/runs/<method>-<cohort>-<time>/     (torchrun --nproc_per_node=N -m pretrain train ...)
   export    newest checkpoint -> <run>/export/backbone.safetensors + card.json
+  audit     run=NAME|FOLDER [work=FOLDER] [anchors=N]: what its positive pairs hold -> <run>/audit/report.html + audit.json
 
 settings (python -m pretrain --settings prints all, with their values)
   cohort=FOLDER|CSV|rehearsal   slides; rehearsal makes synthetic ones      [rehearsal]

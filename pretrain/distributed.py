@@ -28,6 +28,23 @@ class World:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
+    def exchange(self, tensor: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Send `counts[r]` consecutive rows of (n, ...) to every rank r, and receive theirs.
+
+        Args:
+            counts: (W,) int64, summing to n.
+
+        Returns:
+            what the ranks sent, in rank order; (W,) how many rows each sent.
+        """
+        if self.size == 1:
+            return tensor, counts
+        received = torch.empty_like(counts)
+        dist.all_to_all_single(received, counts)
+        out = tensor.new_empty(int(received.sum()), *tensor.shape[1:])
+        dist.all_to_all_single(out, tensor.contiguous(), received.tolist(), counts.tolist())
+        return out, received
+
     def gather_objects(self, value: Any) -> list[Any]:
         """Collect one small Python value per rank."""
         if self.size == 1:

@@ -31,14 +31,18 @@ def run(arguments: list[str]) -> int:
     if "--settings" in arguments:
         print(OmegaConf.to_yaml(load([a for a in arguments if a != "--settings" and a not in STEPS])), end="")
         return 0
-    step = arguments[0] if arguments and arguments[0] in STEPS else None
+    step = arguments[0] if arguments and arguments[0] in (*STEPS, "audit") else None
     settings = arguments[1:] if step else arguments
+    if distributed.under_torchrun() and step != "train":
+        raise UserError(
+            "under torchrun only the train step can run: `torchrun ... -m pretrain train ...`, after `python -m pretrain tile ...`."
+        )
+    if step == "audit":
+        from pretrain.audit import report
+
+        return report.command(settings)
     config = load(settings)
     if distributed.under_torchrun():
-        if step != "train":
-            raise UserError(
-                "under torchrun only the train step can run: `torchrun ... -m pretrain train ...`, after `python -m pretrain tile ...`."
-            )
         return train_here(config)
     if step == "train":
         return train(config, existing_store(config), settings)

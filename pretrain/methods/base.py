@@ -63,6 +63,8 @@ class Method(nn.Module):
     """
 
     Options: ClassVar[type]
+    sync_batch_norm: ClassVar[bool] = False
+    """Whether batch norm statistics are shared by the ranks (several CUDA devices; CPU ranks always keep their own)."""
 
     def __init__(self, options: Any, facts: Facts, backbone: str, views: ViewSettings):
         super().__init__()
@@ -101,6 +103,12 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def before_step(self, epoch: int) -> None:
+        """Called on every rank between the gradient and the optimiser's step, for methods that hold parts still at first."""
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Called on every rank after the optimiser's 0-based `step` of `steps` in the whole run, for momentum teachers."""
+
     def remember(self, step: Step) -> None:
         """Write the batch's features of all ranks into the banks; called after the optimiser's step."""
         if step.writes:
@@ -109,19 +117,33 @@ class Method(nn.Module):
                 self.banks[name].update(tile_ids, value)
 
     def memory(self) -> dict[str, Tensor]:
-        """Tensors besides parameters that a resumed run needs."""
-        rows = {f"bank.{name}": bank.rows for name, bank in self.banks.items()}
-        return rows | {f"written.{name}": bank.written for name, bank in self.banks.items()}
+        """Tensors besides parameters and sharded banks that a resumed run needs, alike on all ranks."""
+        kept = {}
+        for name, bank in self.banks.items():
+            if not bank.sharded:
+                kept |= {f"bank.{name}": bank.rows, f"scale.{name}": bank.scale, f"written.{name}": bank.written}
+        return kept
 
     def load_memory(self, memory: dict[str, Tensor]) -> None:
         """Restore what `memory` gave, on any device."""
         for name, bank in self.banks.items():
-            bank.rows.copy_(memory[f"bank.{name}"])
-            bank.written.copy_(memory[f"written.{name}"])
+            if not bank.sharded:
+                bank.rows.copy_(memory[f"bank.{name}"])
+                bank.written.copy_(memory[f"written.{name}"])
+                if len(bank.scale):
+                    bank.scale.copy_(memory[f"scale.{name}"])
 
-    def add_bank(self, name: str, dimension: int, momentum: float, forget_start: bool) -> None:
+    def add_bank(
+        self,
+        name: str,
+        dimension: int,
+        momentum: float,
+        forget_start: bool,
+        storage: str = "fp32",
+        sharded: bool = False,
+    ) -> None:
         """Make a bank with one row per tile."""
         facts = self.facts
         self.banks[name] = MemoryBank(
-            facts.tiles, dimension, momentum, facts.seed, name, facts.world.device, forget_start
+            facts.tiles, dimension, momentum, facts.seed, name, facts.world, forget_start, storage, sharded
         )

@@ -4,24 +4,40 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.backbones import mlp_neck
+from pretrain.bank import STORAGES
 from pretrain.losses import info_nce
 from pretrain.methods.base import Facts, Method, Step
 from pretrain.randomness import generator
 from pretrain.views import View, ViewSettings, global_view
+from results.errors import UserError
 
 
 @dataclass
 class NPIDOptions:
-    """Published values; `negatives` is capped at the number of tiles. `forget_start=false` blends a row's first write, as published."""
+    """Published values; `bank` is how rows are kept (fp32, bf16, int8), `shard` deals them to the ranks; `negatives` is capped at the number of tiles. `forget_start=false` blends a row's first write, as published."""
 
     dimension: int = 128
     temperature: float = 0.2
     momentum: float = 0.5
     negatives: int = 65536
     forget_start: bool = True
+    neck: str = "mlp"
+    bank: str = "fp32"
+    shard: bool = False
+
+
+def linear_neck(dimension: int, out: int) -> nn.Module:
+    """One linear layer with Kaiming weights and zero bias, the neck of the first NPID (section 3, `npid/r18_camelyon`)."""
+    neck = nn.Linear(dimension, out)
+    nn.init.kaiming_normal_(neck.weight, mode="fan_in", nonlinearity="relu")
+    nn.init.zeros_(neck.bias)
+    return neck
+
+
+NECKS = {"mlp": mlp_neck, "linear": linear_neck}
 
 
 class NPID(Method):
@@ -31,9 +47,22 @@ class NPID(Method):
 
     def __init__(self, options: NPIDOptions, facts: Facts, backbone: str, views: ViewSettings):
         super().__init__(options, facts, backbone, views)
-        self.neck = mlp_neck(self.dimension, options.dimension)
+        NPID.check(options)
+        self.neck = NECKS[options.neck](self.dimension, options.dimension)
         self.negatives = min(options.negatives, facts.tiles)
-        self.add_bank("global", options.dimension, options.momentum, options.forget_start)
+        self.remember_rows("global", options.dimension)
+
+    @classmethod
+    def check(cls, options: NPIDOptions) -> None:
+        if options.neck not in NECKS:
+            raise UserError(f"neck={options.neck} is not known: choose {' or '.join(NECKS)}.")
+        if options.bank not in STORAGES:
+            raise UserError(f"bank={options.bank} is not known: choose one of {', '.join(STORAGES)}.")
+
+    def remember_rows(self, name: str, dimension: int) -> None:
+        """Make a bank as the options say."""
+        options = self.options
+        self.add_bank(name, dimension, options.momentum, options.forget_start, options.bank, options.shard)
 
     @property
     def views(self) -> tuple[View, ...]:

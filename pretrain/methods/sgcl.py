@@ -5,6 +5,7 @@ marked F can also be set alone (null follows the variant).
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,23 +16,29 @@ from pretrain.losses import info_nce, neighbour_loss, ramp_up
 from pretrain.methods.base import Facts, Step
 from pretrain.methods.npid import NPID, NPIDOptions
 from pretrain.neighbours import sizes, union, without
-from pretrain.neighbours.clusters import cluster, random_labels
-from pretrain.neighbours.mining import WINDOW, draw_ranks, mined_negatives, rank_weights
-from pretrain.neighbours.semantic import auxiliary_anchors, semantic_positives
+from pretrain.neighbours.clusters import Cells, cluster_bank, random_labels
+from pretrain.neighbours.search import ExactSearch, SampledSearch, Search
+from pretrain.neighbours.semantic import auxiliary_anchors
 from pretrain.neighbours.spatial import SpatialIndex
-from pretrain.randomness import key
+from pretrain.randomness import generator, key
 from pretrain.views import QUADRANTS, View, ViewSettings, quadrant_views
 from results.errors import UserError
+
+EXACT_LIMIT = 2_000_000
+"""Tiles up to which `form=auto` is exact (S2)."""
 
 
 @dataclass
 class SGCLOptions(NPIDOptions):
     """Published values; counts are capped by the number of tiles N (`nei_k` at 5 %, `clusters` at N / 40).
 
-    `d1` ... `d16`, and `forget_start`: true is the fix, false the published behaviour, null follows `variant`.
+    `form`: `exact` compares with the whole bank, `sampled` with `sample` rows at a cost that does not grow with N; `auto` is
+    exact up to 2 million tiles. `d1` ... `d16`, and `forget_start`: true is the fix, false the published behaviour, null follows `variant`.
     """
 
     variant: str = "fixed"
+    form: str = "auto"
+    sample: int = 65536
     radius: float = 3.0
     aux: int = 1
     nei_k: int = 4096
@@ -87,18 +94,31 @@ class SGCL(NPID):
         self.nearest = max(1, min(options.nei_k, facts.tiles // 20))
         self.clusters = max(1, min(options.clusters, facts.tiles // 40))
         self.index = SpatialIndex(facts.slide, facts.x, facts.y, options.radius)
-        self.labels = random_labels(facts.tiles, self.clusters, options.clusterings, facts.seed, facts.world.device)
-        law = "fixed" if self.switches.d6 else "reference"
-        self.rank_weights = rank_weights(max(1, int(WINDOW * facts.tiles)), law, facts.seed)
+        self.cells = Cells(
+            random_labels(facts.tiles, self.clusters, options.clusterings, facts.seed, facts.world.device)
+        )
+        self.law = "fixed" if self.switches.d6 else "reference"
+        self.sampled = options.form == "sampled" or (options.form == "auto" and facts.tiles > EXACT_LIMIT)
         if options.spatial or options.semantic:
-            self.add_bank("backbone", self.dimension, options.momentum, options.forget_start)
+            self.remember_rows("backbone", self.dimension)
+            if not self.sampled:
+                self.exact = ExactSearch(self.banks["global"], self.banks["backbone"], self.law, facts.seed)
         if options.inner:
             for name in QUADRANTS:
-                self.add_bank(name, options.dimension, options.momentum, options.forget_start)
+                self.remember_rows(name, options.dimension)
 
     @classmethod
     def check(cls, options: SGCLOptions) -> None:
+        super().check(options)
         switches(options)
+        if options.form not in ("auto", "exact", "sampled"):
+            raise UserError(f"sgcl.form={options.form} is not known: choose auto, exact or sampled.")
+        if options.sample < 100:
+            raise UserError(f"sgcl.sample={options.sample} is too small: give 100 or more.")
+        if options.shard and options.form != "sampled":
+            raise UserError(
+                "sgcl.shard=true needs sgcl.form=sampled: the exact form compares with all rows on every rank."
+            )
 
     @property
     def label(self) -> str:
@@ -108,17 +128,20 @@ class SGCL(NPID):
     def views(self) -> tuple[View, ...]:
         return super().views + (quadrant_views(self.view_settings) if self.options.inner else ())
 
-    def resolved(self) -> dict[str, int]:
-        return super().resolved() | {"nei_k": self.nearest, "clusters": self.clusters}
+    def resolved(self) -> dict[str, Any]:
+        form = "sampled" if self.sampled else "exact"
+        return super().resolved() | {"nei_k": self.nearest, "clusters": self.clusters, "form": form}
 
     def start_epoch(self, epoch: int) -> None:
         """Cluster the bank anew; the fixed form begins after the first epoch, when rows are no longer noise (D8)."""
         if not self.options.semantic or not self.semantic_ready(epoch):
             return
         world = self.facts.world
-        labels = cluster(self.banks["global"].rows, self.clusters, self.options.clusterings, world)
+        labels = cluster_bank(
+            self.banks["global"], self.clusters, self.options.clusterings, self.facts.seed, whole=not self.sampled
+        )
         if self.switches.d7 or world.rank == 0:
-            self.labels = labels
+            self.cells = Cells(labels)
 
     def semantic_ready(self, epoch: int) -> bool:
         """Whether semantic positives are used in this epoch."""
@@ -141,22 +164,29 @@ class SGCL(NPID):
             result.losses["inner"] = self.inner_invariance(p, tile_ids, drawn)
         return result
 
+    def search(self, step: int) -> Search:
+        """The form that looks through the banks in this step."""
+        if not self.sampled:
+            return self.exact
+        rng = generator(self.facts.seed, step, "sample")
+        count = min(self.options.sample, self.facts.tiles)
+        sample = torch.randint(self.facts.tiles, (count,), generator=rng).sort().values.to(self.facts.slide.device)
+        return SampledSearch(self.banks["global"], self.banks["backbone"], sample, self.law, self.facts.seed)
+
     def neighbours(
         self, q: Tensor, h: Tensor, tile_ids: Tensor, epoch: int, step: int
     ) -> tuple[Tensor, dict[str, float]]:
         """L_neighbours of (B, D) queries and (B, F) backbone features, and the mean sizes of the sets."""
-        bank = self.banks["global"]
-        positives, counts = self.positive_sets(q.detach(), tile_ids, epoch)
+        search = self.search(step)
+        positives, counts = self.positive_sets(q.detach(), tile_ids, epoch, search)
         rng = np.random.default_rng(key(self.facts.seed, step, "ranks"))
-        ranks = torch.from_numpy(draw_ranks(self.rank_weights, self.nearest, rng)).to(q.device)
-        with torch.no_grad():
-            close = h @ self.banks["backbone"].rows.T
-            mined = mined_negatives(close, union(positives, tile_ids[:, None]), ranks)
+        excluded = union(positives, tile_ids[:, None])
+        mined, present, _ = search.mined(q, h, excluded, self.nearest, rng)
         loss = neighbour_loss(
-            (q[:, None] * bank[positives.clamp(min=0)]).sum(2),
+            (q[:, None] * self.banks["global"][positives.clamp(min=0)]).sum(2),
             positives >= 0,
-            torch.bmm(bank[mined.clamp(min=0)], q[:, :, None])[:, :, 0],
-            mined >= 0,
+            mined,
+            present,
             self.options.tau,
             repel=self.switches.d1,
             constant=None if self.switches.d2 else self.facts.tiles,
@@ -165,33 +195,35 @@ class SGCL(NPID):
         return loss, counts
 
     @torch.no_grad()
-    def positive_sets(self, q: Tensor, tile_ids: Tensor, epoch: int) -> tuple[Tensor, dict[str, float]]:
+    def positive_sets(
+        self, q: Tensor, tile_ids: Tensor, epoch: int, search: Search | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
         """U = P and S of every anchor as a padded (B, U) set, and mean |P|, |S|."""
-        options, bank = self.options, self.banks["global"]
         spatial = self.index.positives(tile_ids)
-        semantic = spatial[:, :0]
-        if options.semantic and self.semantic_ready(epoch):
-            similarity = q @ bank.rows.T
-            aux = auxiliary_anchors(similarity, spatial, options.aux)
-            if not self.switches.d4:
-                # the published code takes an arbitrary row, row 0, where there is no spatial positive
-                aux = torch.where(aux < 0, 0, aux) if aux.shape[1] else tile_ids.new_zeros(len(q), options.aux)
-            sets = [semantic_positives(similarity, tile_ids, self.labels, self.nearest)]
-            for column in aux.T:
-                row = column.clamp(min=0)
-                found = semantic_positives(bank[row] @ bank.rows.T, row, self.labels, self.nearest)
-                sets.append(found.masked_fill((column < 0)[:, None], -1))
-            semantic = torch.cat(sets, 1)
-            if self.switches.d5:
-                semantic = without(semantic, tile_ids)
-            semantic = union(semantic)
-        if not options.spatial:
+        semantic = self.semantic_sets(q, tile_ids, spatial, epoch, search or self.search(0))
+        if not self.options.spatial:
             spatial = spatial[:, :0]
         counts = {
             "spatial_positives": sizes(spatial).float().mean(),
             "semantic_positives": sizes(semantic).float().mean(),
         }
         return union(spatial, semantic), counts
+
+    @torch.no_grad()
+    def semantic_sets(self, q: Tensor, tile_ids: Tensor, spatial: Tensor, epoch: int, search: Search) -> Tensor:
+        """S of every anchor as a padded (B, S) set: of the anchor itself and of its auxiliary anchors."""
+        options, bank = self.options, self.banks["global"]
+        if not options.semantic or not self.semantic_ready(epoch):
+            return spatial[:, :0]
+        aux = auxiliary_anchors((q[:, None] * bank[spatial.clamp(min=0)]).sum(2), spatial, options.aux)
+        if not self.switches.d4:
+            # the published code takes an arbitrary row, row 0, where there is no spatial positive
+            aux = torch.where(aux < 0, 0, aux) if aux.shape[1] else tile_ids.new_zeros(len(q), options.aux)
+        rows = torch.cat([tile_ids, aux.clamp(min=0).flatten()])
+        found = search.semantic(torch.cat([q, bank[rows[len(q) :]]]), rows, self.cells, self.nearest)
+        own, others = found[: len(q)], found[len(q) :].view(*aux.shape, -1)
+        semantic = torch.cat([own, others.masked_fill((aux < 0)[..., None], -1).flatten(1)], 1)
+        return union(without(semantic, tile_ids) if self.switches.d5 else semantic)
 
     def inner_invariance(self, p: Tensor, tile_ids: Tensor, drawn: Tensor) -> Tensor:
         """L_inner of (4, B, D) local queries: own quadrant's row against K/4 tiles in all four banks (2.8b, D16)."""
@@ -208,8 +240,8 @@ class SGCL(NPID):
         return info_nce(positive, negatives, self.options.temperature, absent)
 
     def memory(self) -> dict[str, Tensor]:
-        return super().memory() | {"labels": self.labels}
+        return super().memory() | {"labels": self.cells.labels}
 
     def load_memory(self, memory: dict[str, Tensor]) -> None:
         super().load_memory(memory)
-        self.labels = memory["labels"].to(self.labels)
+        self.cells = Cells(memory["labels"].to(self.cells.labels))

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.neighbours.select import at_ranks
+
 WINDOW = 0.2
 ALPHA, BETA = 5.0, 15.0
 HISTOGRAM_SAMPLES, HISTOGRAM_BINS = 1_000_000, 100
@@ -39,21 +41,33 @@ def draw_ranks(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.
     return np.sort(possible[np.argpartition(keys, count - 1)[:count]])
 
 
+def draw_fractions(law: str, count: int, rng: np.random.Generator, seed: int = 0) -> np.ndarray:
+    """Draw rank fractions of the whole bank, WINDOW x Beta(5, 15) or the published histogram, with replacement (S3).
+
+    Returns:
+        (count,) float64 in [0, WINDOW), ascending.
+    """
+    if law == "fixed":
+        return np.sort(WINDOW * rng.beta(ALPHA, BETA, count))
+    weights = rank_weights(HISTOGRAM_BINS, law, seed)
+    bins = rng.choice(HISTOGRAM_BINS, count, p=weights / weights.sum())
+    return np.sort(WINDOW * (bins + rng.random(count)) / HISTOGRAM_BINS)
+
+
 def mined_negatives(similarity: Tensor, excluded: Tensor, ranks: Tensor) -> Tensor:
     """Tiles at the drawn ranks of every anchor's similarity list.
 
     Args:
-        similarity: (B, N) backbone similarity with the bank.
-        excluded: (B, n) padded set (the anchor and its positives), masked by -inf.
-        ranks: (H,) int64 sorted rank positions, shared by the batch.
+        similarity: (B, N) backbone similarity with the bank, or with a sample of it; the excluded entries are lost.
+        excluded: (B, n) padded set of columns (the anchor and its positives), masked by -inf.
+        ranks: (H,) int64 ascending rank positions, shared by the batch.
 
     Returns:
-        (B, H) int64 tile ids; -1 where the list, without the excluded, is too short.
+        (B, H) int64 columns; -1 where the list, without the excluded, is too short.
     """
-    count = similarity.shape[1]
-    drop = torch.cat([excluded, excluded.new_full((len(excluded), 1), -1)], 1)
-    masked = torch.cat([similarity, similarity.new_zeros(len(similarity), 1)], 1)
-    masked = masked.scatter(1, torch.where(drop < 0, count, drop), -torch.inf)[:, :count]
-    values, order = masked.topk(min(int(ranks.max()) + 1, count), dim=1)
-    ranks = ranks.clamp(max=order.shape[1] - 1)
-    return torch.where(values[:, ranks] > -torch.inf, order[:, ranks], -1)
+    row, place = (excluded >= 0).nonzero(as_tuple=True)
+    similarity[row, excluded[row, place]] = -torch.inf
+    chosen = at_ranks(similarity, ranks)
+    return torch.where(similarity.gather(1, chosen) > -torch.inf, chosen, -1).masked_fill(
+        ranks >= similarity.shape[1], -1
+    )

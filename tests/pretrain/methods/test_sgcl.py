@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from pretrain.distributed import World
 from pretrain.methods.sgcl import SGCL, SGCLOptions, switches
+from pretrain.neighbours.clusters import Cells
 from pretrain.neighbours.mining import draw_ranks
 from pretrain.randomness import key
 from pretrain.views import QUADRANTS, ViewSettings
@@ -41,8 +42,8 @@ def oracle(method, q, h, step):
     """Loss of the spatial/semantic term by loops over anchors and rows, float64; also the sets."""
     on, options, facts = method.switches, method.options, method.facts
     bank, back = method.banks["global"].rows.double(), method.banks["backbone"].rows.double()
-    labels, n = method.labels, facts.tiles
-    ranks = draw_ranks(method.rank_weights, method.nearest, np.random.default_rng(key(facts.seed, step, "ranks")))
+    labels, n = method.cells.labels, facts.tiles
+    ranks = draw_ranks(method.exact.weights, method.nearest, np.random.default_rng(key(facts.seed, step, "ranks")))
 
     def semantic(query, own):
         s = query @ bank.T
@@ -109,7 +110,7 @@ def test_each_switch_changes_its_term(facts, switch):
         method = make(facts, **{switch: value})
         q, h = queries(method)
         if switch == "d5":  # the anchor enters S through its auxiliary anchor: make them lie close together
-            method.labels = torch.zeros_like(method.labels)
+            method.cells = Cells(torch.zeros_like(method.cells.labels))
             neighbours = method.index.positives(IDS)[:, :1]
             for tile, neighbour in zip(IDS.tolist(), neighbours[:, 0].tolist(), strict=True):
                 if neighbour >= 0:
@@ -204,7 +205,7 @@ def test_memory_survives_save_and_load(facts):
     other.load_memory({name: value.clone() for name, value in method.memory().items()})
     for name, bank in method.banks.items():
         assert torch.equal(other.banks[name].rows, bank.rows)
-    assert torch.equal(other.labels, method.labels)
+    assert torch.equal(other.cells.labels, method.cells.labels)
 
 
 def test_switches_follow_the_variant_or_stand_alone():
@@ -218,7 +219,7 @@ def test_switches_follow_the_variant_or_stand_alone():
 
 def test_counts_shrink_with_the_cohort(facts):
     method = SGCL(SGCLOptions(), facts, "resnet18", VIEWS)
-    assert method.resolved() == {"negatives": 400, "nei_k": 20, "clusters": 10}
+    assert method.resolved() == {"negatives": 400, "nei_k": 20, "clusters": 10, "form": "exact"}
 
 
 @pytest.mark.parametrize(("variant", "known"), [("fixed", True), ("reference", False)])
@@ -230,7 +231,7 @@ def test_d7_only_the_fixed_form_gives_other_ranks_the_clusters(facts, variant, k
     facts = dataclasses.replace(facts, world=RankOne(rank=1, size=2))
     method = SGCL(SGCLOptions(**SMALL | {"variant": variant}), facts, "resnet18", VIEWS)
     method.start_epoch(1)
-    assert bool((method.labels == 5).all()) == known
+    assert bool((method.cells.labels == 5).all()) == known
 
 
 @pytest.mark.parametrize(("options", "blends"), [({}, False), ({"variant": "reference"}, True),
@@ -241,3 +242,19 @@ def test_the_published_bank_keeps_half_of_its_noise(facts, options, blends):
     bank.update(torch.tensor([3]), row)
     assert torch.allclose(bank.rows[3], row[0]) is not blends
     assert bool((bank.rows[3] @ before > row[0] @ before).item()) is blends
+
+
+def test_the_sampled_form_trains_and_is_chosen_by_size(facts, monkeypatch):
+    method = make(facts, form="sampled", sample=300)
+    assert method.resolved()["form"] == "sampled"
+    q, h = queries(method)
+    losses = [method.neighbours(q, h, IDS, epoch=2, step=step)[0] for step in (4, 4, 5)]
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.equal(losses[0], losses[2])
+    assert torch.autograd.grad(losses[0], q)[0].abs().sum() > 0
+    monkeypatch.setattr("pretrain.methods.sgcl.EXACT_LIMIT", 399)
+    assert make(facts).sampled
+    with pytest.raises(UserError, match="form"):
+        SGCL.check(SGCLOptions(form="fast"))
+    with pytest.raises(UserError, match="sample"):
+        SGCL.check(SGCLOptions(sample=5))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pretrain.neighbours import sizes, union, without
+from pretrain.neighbours.clusters import Cells
 from pretrain.neighbours.semantic import auxiliary_anchors, semantic_positives
 from pretrain.neighbours.spatial import SpatialIndex
 from results.errors import UserError
@@ -87,10 +88,10 @@ def test_semantic_set_of_the_worked_example():
     )
     anchor = torch.tensor([0])
     spatial = SpatialIndex(SLIDE, X, Y, 3).positives(anchor)
-    aux = auxiliary_anchors(s0[None], spatial, 1)
+    aux = auxiliary_anchors(s0[spatial.clamp(min=0)], spatial, 1)
     assert aux.tolist() == [[1]]
-    of_anchor = semantic_positives(s0[None], anchor, labels, 4)
-    of_aux = semantic_positives(s1[None], aux[:, 0], labels, 4)
+    of_anchor = semantic_positives(s0[None].clone(), anchor, Cells(labels), 4)
+    of_aux = semantic_positives(s1[None].clone(), aux[:, 0], Cells(labels), 4)
     assert set(of_anchor[of_anchor >= 0].tolist()) == {1, 8}
     assert set(of_aux[of_aux >= 0].tolist()) == {0, 8}
     semantic = union(of_anchor, of_aux)
@@ -100,7 +101,7 @@ def test_semantic_set_of_the_worked_example():
 
 def test_auxiliary_anchor_of_an_isolated_tile_is_absent():
     spatial = SpatialIndex(SLIDE, X, Y, 3).positives(torch.tensor([7, 6]))
-    aux = auxiliary_anchors(torch.linspace(0, 1, 12).expand(2, 12), spatial, 2)
+    aux = auxiliary_anchors(torch.linspace(0, 1, 12)[spatial.clamp(min=0)], spatial, 2)
     assert aux[0].tolist() == [-1, -1]
     assert aux[1].tolist() == [5, -1]
 

@@ -1,0 +1,111 @@
+"""Two ways to look through the banks for semantic positives and mined negatives: all of them, or a sample.
+
+`ExactSearch` compares every query with every row: B x N numbers a step, sound up to some millions of tiles. `SampledSearch`
+costs the same at any N (S2, S3): a query's cell holds the candidates, and M uniformly drawn rows tell how similar the
+`nearest`-th of all rows would be, and what lies at a given share of the similarity list.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.bank import MemoryBank
+from pretrain.neighbours.clusters import Cells
+from pretrain.neighbours.mining import WINDOW, draw_fractions, draw_ranks, mined_negatives, rank_weights
+from pretrain.neighbours.select import kth_largest
+from pretrain.neighbours.semantic import semantic_positives
+
+MOST_CANDIDATES = 4096
+"""Of a cell with more tiles than this, a sampled search looks at so many, taken at even steps."""
+
+
+class Search(Protocol):
+    """What a method asks of either form."""
+
+    def semantic(self, queries: Tensor, own: Tensor, cells: Cells, nearest: int) -> Tensor:
+        """Semantic positives of (R, D) unit queries that stand for the bank rows `own` (R,), as a padded (R, n) set."""
+
+    def mined(
+        self, queries: Tensor, pooled: Tensor, excluded: Tensor, count: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Semi-hard negatives of the anchors.
+
+        Args:
+            queries: (B, D) with gradient; pooled: (B, F) backbone features; excluded: (B, n) padded set of tiles.
+
+        Returns:
+            (B, count) similarity with the queries, with gradient; (B, count) bool, which exist; (B, count) tile ids.
+        """
+
+
+class ExactSearch:
+    """Every row of both banks, every step.
+
+    Args:
+        bank: of the projected features; backbone: of the pooled ones.
+        law, seed: see `mining.rank_weights`.
+    """
+
+    def __init__(self, bank: MemoryBank, backbone: MemoryBank, law: str, seed: int):
+        self.bank, self.backbone = bank, backbone
+        self.weights = rank_weights(max(1, int(WINDOW * len(bank))), law, seed)
+
+    @torch.no_grad()
+    def semantic(self, queries: Tensor, own: Tensor, cells: Cells, nearest: int) -> Tensor:
+        return semantic_positives(self.bank.similarity(queries), own, cells, nearest)
+
+    def mined(
+        self, queries: Tensor, pooled: Tensor, excluded: Tensor, count: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ranks = torch.from_numpy(draw_ranks(self.weights, count, rng)).to(queries.device)
+        with torch.no_grad():
+            found = mined_negatives(self.backbone.similarity(pooled), excluded, ranks)
+            rows = self.bank[found.clamp(min=0)]
+        return torch.bmm(rows, queries[:, :, None])[:, :, 0], found >= 0, found
+
+
+class SampledSearch:
+    """A uniform sample of the rows, drawn for one step.
+
+    Args:
+        sample: (M,) ascending tile ids, uniform over the cohort, repeats allowed.
+        law, seed: see `mining.draw_fractions`.
+    """
+
+    def __init__(self, bank: MemoryBank, backbone: MemoryBank, sample: Tensor, law: str, seed: int):
+        self.bank, self.backbone, self.sample, self.law, self.seed = bank, backbone, sample, law, seed
+        self.rows = bank[sample]
+        self.repeats = int(torch.unique_consecutive(sample, return_counts=True)[1].max())
+
+    @torch.no_grad()
+    def semantic(self, queries: Tensor, own: Tensor, cells: Cells, nearest: int) -> Tensor:
+        members = cells.members(own, MOST_CANDIDATES)
+        similarity = queries @ self.rows.T
+        self._drop(similarity, own[:, None])
+        nearest = max(1, round(nearest * len(self.sample) / len(self.bank)))
+        close = torch.bmm(self.bank[members.clamp(min=0)], queries[:, :, None])[:, :, 0]
+        return torch.where((members >= 0) & (close >= kth_largest(similarity, nearest)[:, None]), members, -1)
+
+    def mined(
+        self, queries: Tensor, pooled: Tensor, excluded: Tensor, count: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        fractions = draw_fractions(self.law, count, rng, self.seed)
+        ranks = torch.from_numpy((fractions * len(self.sample)).astype(np.int64)).to(queries.device)
+        with torch.no_grad():
+            close = pooled @ self.backbone[self.sample].T
+            found = mined_negatives(close, self._places(excluded), ranks)
+        similarity = (queries @ self.rows.T).gather(1, found.clamp(min=0))
+        return similarity, found >= 0, torch.where(found >= 0, self.sample[found.clamp(min=0)], -1)
+
+    def _places(self, tiles: Tensor) -> Tensor:
+        """Columns of the sample that hold the tiles of a padded (B, n) set, as a padded (B, n * repeats) set."""
+        place = torch.searchsorted(self.sample, tiles)[..., None] + torch.arange(self.repeats, device=tiles.device)
+        hit = (place < len(self.sample)) & (self.sample[place.clamp(max=len(self.sample) - 1)] == tiles[..., None])
+        return torch.where(hit & (tiles[..., None] >= 0), place, -1).flatten(1)
+
+    def _drop(self, similarity: Tensor, tiles: Tensor) -> None:
+        places = self._places(tiles)
+        row, column = (places >= 0).nonzero(as_tuple=True)
+        similarity[row, places[row, column]] = -torch.inf
