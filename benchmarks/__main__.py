@@ -1,17 +1,18 @@
-"""`python -m benchmarks run SUITE key=value ...`."""
+"""`python -m benchmarks run SUITE key=value ...` and `python -m benchmarks plan tiles=N ...`."""
 
 import sys
 
 from results.errors import UserError, told
 
 HELP = """python -m benchmarks run SUITE key=value ...
+python -m benchmarks plan tiles=1e8 ranks=8 batch=32 bank=fp32|bf16|int8     memory of a cohort's banks and indices
 
 Pretrains every method of a suite, scores the encoders beside the floors, writes the table, and keeps what it cost in
 work/suites/. Each step is a command that is printed and can be repeated by hand; a step does no work twice.
 
   SUITE                 a name ({suites}) or a YAML file
   cohort= recipe= methods=[npid,sgcl] seeds=[0,1]
-  task= trials=3 floors=true
+  task= trials=3 floors=true jobs=1 (pretraining runs side by side)
   work=work records=results/records tables=results/tables
   pretrain.KEY=VALUE    handed to 'python -m pretrain', such as pretrain.train.epochs=1
   transfer.KEY=VALUE    handed to 'python -m transfer classify', such as transfer.max_tiles_per_slide=200
@@ -32,9 +33,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[0] == "plan":
+        from benchmarks.plan import command
+
+        return command(arguments[1:])
     if arguments[0] != "run" or len(arguments) < 2:
         raise UserError(
-            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...'."
+            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...' or 'plan'."
         )
     from benchmarks.run import run_suite
 

@@ -1,11 +1,11 @@
-"""`python -m pretrain [tile | train | export | audit] key=value ...`: slides in, a pretrained backbone out."""
+"""`python -m pretrain [tile | train | export | audit | parity] key=value ...`: slides in, a pretrained backbone out."""
 
 import os
 import sys
 
 from results.errors import told
 
-HELP = """usage: python -m pretrain [tile | train | export | audit] [key=value ...]
+HELP = """usage: python -m pretrain [tile | train | export | audit | parity] [key=value ...]
 
 Whole-slide images in, a pretrained backbone out. Without a step: the first three, and no work is done twice.
 
@@ -13,6 +13,7 @@ Whole-slide images in, a pretrained backbone out. Without a step: the first thre
   train     tiles -> work/runs/<method>-<cohort>-<time>/     (torchrun --nproc_per_node=N -m pretrain train ...)
   export    newest checkpoint -> <run>/export/backbone.safetensors + card.json
   audit     run=NAME|FOLDER [work=FOLDER] [anchors=N]: what its positive pairs hold -> <run>/audit/report.html + audit.json
+  parity    [processes=[1,2,4]]: do several ranks compute what one does? under torchrun: the ranks of this cluster
 
 settings (python -m pretrain --settings prints all, with their values)
   cohort=FOLDER|CSV|rehearsal   slides; rehearsal makes synthetic ones      [rehearsal]

@@ -16,7 +16,7 @@ CHUNK = 1 << 18
 class MemoryBank:
     """(N, D) unit rows, whole on every rank or, when sharded, row i on rank i mod W.
 
-    `rows` (own rows, D), `scale` (own rows,) and `written` (own rows,) are what this rank holds. Reading a sharded bank is a
+    `in_files` says that checkpoints keep it in files of its own. `rows` (own rows, D), `scale` (own rows,) and `written` (own rows,) are what this rank holds. Reading a sharded bank is a
     collective: every rank must ask at the same time, each for what it wants.
 
     Args:
@@ -44,6 +44,7 @@ class MemoryBank:
     ):
         self.total, self.dimension, self.momentum, self.world = rows, dimension, momentum, world
         self.step, self.first = (world.size, world.rank) if sharded and world.size > 1 else (1, 0)
+        self.in_files = sharded
         own, device = len(range(self.first, rows, self.step)), world.device
         self.rows = torch.empty(own, dimension, dtype=STORAGES[storage], device=device)
         self.scale = torch.ones(own if storage == "int8" else 0, device=device)

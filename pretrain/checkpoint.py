@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from pretrain.bank import MemoryBank
+from pretrain.distributed import World
 from results.errors import UserError
 from results.files import replacing
 
 KEEP = 2
+BANK_PARTS = ("rows", "scale", "written")
 KEYS = {"progress", "parameters", "buffers", "memory", "optimiser"}
 
 
@@ -50,10 +55,57 @@ def save(
             os.fsync(file.fileno())
     with replacing(folder / "last") as link:
         link.symlink_to(path.name)
-    for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
+    saved = sorted(folder.glob("step-*.pt"))
+    kept = {name.stem.removeprefix("step-") for name in saved[-KEEP:]}
+    spent = [name for name in folder.glob("banks-*.safetensors") if name.name.split("-")[1] not in kept]
+    for old in (*saved[:-KEEP], *spent):
         with contextlib.suppress(FileNotFoundError):
             old.unlink()
     return path
+
+
+def save_banks(folder: Path, step: int, banks: dict[str, MemoryBank], world: World) -> None:
+    """Write this rank's rows of the banks that have files of their own; every rank calls it before rank 0 calls `save` (S11)."""
+    tensors = {
+        f"{name}.{part}": getattr(bank, part).contiguous()
+        for name, bank in banks.items()
+        if bank.in_files
+        for part in BANK_PARTS
+    }
+    if tensors:
+        with replacing(folder / f"banks-{step:08d}-{world.rank}-of-{world.size}.safetensors") as temporary:
+            save_file(tensors, temporary)
+
+
+def load_banks(folder: Path, step: int, banks: dict[str, MemoryBank], world: World) -> None:
+    """Read back what `save_banks` wrote; the number of ranks may have changed.
+
+    Raises:
+        UserError: when a file is missing or does not fit.
+    """
+    wanted = {name: bank for name, bank in banks.items() if bank.in_files}
+    if not wanted:
+        return
+    files = sorted(folder.glob(f"banks-{step:08d}-*-of-*.safetensors"))
+    ranks = {int(file.stem.split("-")[-1]) for file in files}
+    if len(ranks) != 1 or len(files) != next(iter(ranks)):
+        raise UserError(
+            f"{folder} lacks some of the bank files of step {step} ({len(files)} found): restore them, or train again."
+        )
+    for file in files:
+        rank, before = (int(file.stem.split("-")[place]) for place in (-3, -1))
+        try:
+            with safe_open(file, framework="pt") as saved:
+                for name, bank in wanted.items():
+                    ids = torch.arange(rank, len(bank), before)
+                    mine = ids % bank.step == bank.first
+                    for part in BANK_PARTS:
+                        target, value = getattr(bank, part), saved.get_tensor(f"{name}.{part}")
+                        if len(target) or len(value):
+                            target[(ids[mine] // bank.step).to(target.device)] = value[mine].to(target)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"bank file {file} does not fit ({reason}): restore it, or train again.") from error
 
 
 def load(folder: Path) -> dict[str, Any] | None:

@@ -31,8 +31,12 @@ def run(arguments: list[str]) -> int:
     if "--settings" in arguments:
         print(OmegaConf.to_yaml(load([a for a in arguments if a != "--settings" and a not in STEPS])), end="")
         return 0
-    step = arguments[0] if arguments and arguments[0] in (*STEPS, "audit") else None
+    step = arguments[0] if arguments and arguments[0] in (*STEPS, "audit", "parity") else None
     settings = arguments[1:] if step else arguments
+    if step == "parity":
+        from pretrain import parity
+
+        return parity.run(settings)
     if distributed.under_torchrun() and step != "train":
         raise UserError(
             "under torchrun only the train step can run: `torchrun ... -m pretrain train ...`, after `python -m pretrain tile ...`."

@@ -143,6 +143,7 @@ def rebuild(run: Run, store: TileStore, content: dict[str, Any]) -> Method:
     try:
         method.load_state_dict(content["parameters"] | checkpoint.mean_buffers(content["buffers"]), strict=True)
         method.load_memory(content["memory"])
+        checkpoint.load_banks(run.root / "checkpoints", content["progress"]["step"], method.banks, World())
     except (KeyError, RuntimeError, ValueError) as error:
         raise _misfit(run.root / "checkpoints" / "last", error) from error
     return method.eval()

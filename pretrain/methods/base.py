@@ -117,17 +117,17 @@ class Method(nn.Module):
                 self.banks[name].update(tile_ids, value)
 
     def memory(self) -> dict[str, Tensor]:
-        """Tensors besides parameters and sharded banks that a resumed run needs, alike on all ranks."""
+        """Tensors besides parameters and banks with files of their own that a resumed run needs, alike on all ranks."""
         kept = {}
         for name, bank in self.banks.items():
-            if not bank.sharded:
+            if not bank.in_files:
                 kept |= {f"bank.{name}": bank.rows, f"scale.{name}": bank.scale, f"written.{name}": bank.written}
         return kept
 
     def load_memory(self, memory: dict[str, Tensor]) -> None:
         """Restore what `memory` gave, on any device."""
         for name, bank in self.banks.items():
-            if not bank.sharded:
+            if not bank.in_files:
                 bank.rows.copy_(memory[f"bank.{name}"])
                 bank.written.copy_(memory[f"written.{name}"])
                 if len(bank.scale):

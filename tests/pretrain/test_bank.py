@@ -1,7 +1,11 @@
+import pytest
 import torch
+import torch.nn.functional as F
 
-from pretrain.bank import MemoryBank, gather_writes
+from pretrain import checkpoint
+from pretrain.bank import CHUNK, MemoryBank, gather_writes
 from pretrain.distributed import World
+from results.errors import UserError
 
 ALONE = World()
 
@@ -40,3 +44,65 @@ def test_the_first_write_takes_the_place_of_noise():
     bank.update(torch.tensor([1]), two)
     torch.testing.assert_close(bank.rows[1], torch.tensor([0.707107, 0.707107]))
     assert bank.written.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("storage", "error", "size"), [("fp32", 0, 4), ("bf16", 4e-3, 2), ("int8", 6e-3, 1)])
+def test_storages_hold_unit_rows(storage, error, size):
+    bank = MemoryBank(50, 64, 0.5, 0, "b", ALONE, storage=storage)
+    features = F.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(1)), dim=1)
+    ids = torch.tensor([49, 0, 7, 8])
+    bank.put(ids, features)
+    assert bank.rows.element_size() == size
+    assert bank[ids].dtype == torch.float32
+    assert (bank[ids] - features).abs().max() <= error
+    assert bank[ids.view(2, 2)].shape == (2, 2, 64)
+    torch.testing.assert_close(bank.similarity(features), features @ bank[torch.arange(50)].T)
+    bank.update(ids, -features.roll(1, 0))
+    expected = F.normalize(features - features.roll(1, 0), dim=1)
+    assert (bank[ids] - expected).abs().max() <= 3 * error + 1e-6
+
+
+def ranks(count, total=11, **options):
+    return [MemoryBank(total, 6, 0.5, 0, "b", World(rank, count), sharded=True, **options) for rank in range(count)]
+
+
+@pytest.mark.parametrize("total", [11, CHUNK + 5])
+def test_rows_dealt_to_ranks_are_those_of_a_whole_bank(total):
+    whole = MemoryBank(total, 6, 0.5, 0, "b", ALONE)
+    ids, features = torch.tensor([0, 4, 7, total - 1]), torch.eye(6)[:4]
+    whole.update(ids, features)
+    for bank in ranks(3, total):
+        bank.update(ids, features)
+        assert bank.sharded
+        for own, rows in bank.chunks(5):
+            assert torch.equal(rows, whole[own])
+            assert torch.equal(own % 3, torch.full_like(own, bank.first))
+    with pytest.raises(ValueError, match="sharded"):
+        bank.similarity(features)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "int8"])
+@pytest.mark.parametrize("later", [1, 2, 5])
+def test_bank_files_come_back_on_another_number_of_ranks(tmp_path, storage, later):
+    before = ranks(3, storage=storage)
+    ids, features = torch.tensor([1, 2, 9]), torch.eye(6)[:3]
+    for rank, bank in enumerate(before):
+        bank.update(ids, features)
+        checkpoint.save_banks(tmp_path, 7, {"global": bank}, World(rank, 3))
+    rows = {int(i): row for bank in before for own, part in bank.chunks() for i, row in zip(own, part, strict=True)}
+    for rank in range(later):
+        bank = MemoryBank(11, 6, 0.5, 99, "b", World(rank, later), forget_start=True, storage=storage, sharded=True)
+        checkpoint.load_banks(tmp_path, 7, {"global": bank}, World(rank, later))
+        for own, part in bank.chunks():
+            for tile, row in zip(own, part, strict=True):
+                assert torch.equal(row, rows[int(tile)])
+        assert bank.written.all()  # these banks blend from the start
+
+
+def test_a_lost_bank_file_is_named(tmp_path):
+    for rank, bank in enumerate(ranks(3)):
+        checkpoint.save_banks(tmp_path, 7, {"global": bank}, World(rank, 3))
+    (tmp_path / "banks-00000007-1-of-3.safetensors").unlink()
+    with pytest.raises(UserError, match="step 7"):
+        checkpoint.load_banks(tmp_path, 7, {"global": ranks(1)[0]}, ALONE)
+    checkpoint.load_banks(tmp_path, 7, {"global": MemoryBank(3, 2, 0.5, 0, "b", ALONE)}, ALONE)

@@ -14,7 +14,6 @@ from pretrain.neighbours.search import ExactSearch, SampledSearch
 from pretrain.neighbours.semantic import semantic_positives
 
 
-
 def world(tiles: int, seed: int = 0):
     """Banks of clumped unit rows, labels of three noisy clusterings, and the queries of six tiles; two rows are alike."""
     rng = torch.Generator().manual_seed(seed)

@@ -1,0 +1,77 @@
+import subprocess
+import sys
+
+import pytest
+
+from pretrain import parity
+from pretrain.distributed import World
+from results.errors import UserError
+
+SMALL = parity.Settings(tiles=1000, batch=8, steps=2)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return parity._run(SMALL, World(), {"form": "sampled", "shard": True})
+
+
+def test_what_is_compared_is_not_empty(alone):
+    assert len(alone["sets"]) == 16
+    assert all(len(members) > 20 for members in alone["sets"])
+    assert max(max(members) - min(members) for members in alone["sets"]) > 400  # another slide
+    assert min(float(g.abs().max()) for g in alone["gradients"]) > 1e-4
+    assert len(alone["labels"].unique()) > 6
+    assert set(alone["rows"]) == {"global", "backbone", "tl", "tr", "bl", "br"}
+
+
+def spoil_loss(result):
+    result["losses"] = result["losses"] * (1 + 1e-5)
+
+
+def spoil_gradient(result):
+    result["gradients"][1] = result["gradients"][1] + 1e-3
+
+
+def spoil_sets(result):
+    result["sets"] = [*result["sets"][:-1], result["sets"][-1][1:]]
+
+
+def spoil_rows(result):
+    result["rows"]["tl"] = result["rows"]["tl"].clone()
+    result["rows"]["tl"][3, 0] += 1e-7
+
+
+def spoil_labels(result):
+    result["labels"] = result["labels"].roll(1, 1)
+
+
+@pytest.mark.parametrize("spoil", [None, spoil_loss, spoil_gradient, spoil_sets, spoil_rows, spoil_labels])
+def test_every_difference_is_seen(alone, spoil):
+    other = dict(alone, gradients=list(alone["gradients"]), rows=dict(alone["rows"]))
+    if spoil:
+        spoil(other)
+    finding = parity._compare("x", 2, alone, other)
+    assert finding.holds is (spoil is None)
+    assert ("FAILS" in parity.certificate([finding], World())) is (spoil is not None)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UserError, match="batch=7"):
+        parity.check(parity.Settings(batch=7), World(size=2))
+
+
+@pytest.mark.slow
+def test_several_ranks_compute_what_one_does():
+    command = [sys.executable, "-m", "pretrain", "parity", "processes=[2,4]", "tiles=1500", "steps=2", "device=cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": holds") == 2 * len(parity.FORMS)
+    assert "parity of 4 rank(s) with one, gloo" in done.stdout
+
+
+def test_mistakes_end_with_2(capsys):
+    from pretrain.__main__ import main
+
+    for arguments in (["parity", "processes=[5]"], ["parity", "tiels=3"], ["parity", "tiles=3"]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith("error: ")
