@@ -17,8 +17,8 @@ Whole-slide images in, a pretrained backbone out. Without a step: the first thre
 
 settings (python -m pretrain --settings prints all, with their values)
   cohort=FOLDER|CSV|rehearsal   slides; rehearsal makes synthetic ones      [rehearsal]
-  method=npid|sgcl              what to pretrain with                       [sgcl]
-  recipe=NAME|FILE.yaml         a named set of settings: smoke, demo        [none]
+  method=NAME                   sgcl or a rival (docs/methods.md)           [sgcl]
+  recipe=NAME|FILE.yaml         a named set of settings: smoke, demo ...    [none]
   train.epochs=N                                                            [10]
   tile=PX mpp=UM_PER_PX         tile size and resolution                    [256, 0.5]
   mpp_override=UM_PER_PX        for slides that do not say their own        [none]

@@ -39,13 +39,18 @@ class RehearsalSettings:
 
 @dataclass
 class TrainSettings:
-    """One run of the loop. The published schedule is epochs=100, batch_size=32 on 4 GPUs, lr=0.015."""
+    """One run of the loop. The published schedule is epochs=100, batch_size=32 on 4 GPUs, lr=0.015.
+
+    `weight_decay_end` lets the weight decay go there by half a cosine (DINO); null keeps it.
+    """
 
     epochs: int = 10
     batch_size: int = 32
+    optimizer: str = "sgd"
     lr: float = 0.015
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    weight_decay_end: float | None = None
     warmup_epochs: float = 0.0
     clip: float | None = None
     amp: str = "auto"
@@ -60,7 +65,7 @@ class TrainSettings:
 
 @dataclass
 class Config:
-    """Everything that changes what a run does; `recipe` and the method add YAML layers below the command line."""
+    """Everything that changes what a run does; cohort, method, backbone and recipe add YAML layers below the command line."""
 
     cohort: str = "rehearsal"
     method: str = "sgcl"
@@ -87,17 +92,18 @@ PLACES = ("work", "run", "device", "scheduler", "tiling.workers", "train.loaders
 
 RANGES = (
     ("seed", 0, 2**32 - 1), ("mpp", 0.01, 100), ("mpp_override", 0.01, 100), ("tiling.mask_mpp", 1, 100), ("tiling.workers", 0, 4096),
-    ("train.lr", 1e-12, 1e6), ("train.momentum", 0, 0.9999), ("train.weight_decay", 0, 1), ("train.warmup_epochs", 0, 1e6),
+    ("train.lr", 1e-12, 1e6), ("train.momentum", 0, 0.9999), ("train.weight_decay", 0, 1), ("train.weight_decay_end", 0, 1), ("train.warmup_epochs", 0, 1e6),
     ("train.clip", 1e-9, 1e9), ("train.knn_every", 1, 1e9), ("train.loaders", 0, 256), ("train.checkpoint_minutes", 1e-3, 1e6),
     ("train.checkpoint_steps", 1, 1e9), ("train.processes", 1, 4096), ("views.size", 16, 4096), ("views.local_size", 16, 4096),
     ("views.grey", 0, 1), ("views.flip", 0, 1), ("views.hue", 0, 0.5), ("views.brightness", 0, 1), ("views.contrast", 0, 1),
-    ("views.saturation", 0, 1),
+    ("views.saturation", 0, 1), ("views.jitter", 0, 1), ("views.blur", 0, 1), ("views.second_blur", 0, 1), ("views.local_blur", 0, 1),
+    ("views.solarise", 0, 1),
 )  # fmt: skip
 """Lowest and highest sensible value of numbers; not-a-number fits nowhere."""
 
 
 def named_layers() -> dict[str, list[str]]:
-    """Return the names that `cohort=`, `method=` and `recipe=` find under configs/."""
+    """Return the names that `cohort=`, `method=`, `backbone=` and `recipe=` find under configs/."""
     return {
         folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
         for folder in sorted(CONFIGS.iterdir())
@@ -106,14 +112,16 @@ def named_layers() -> dict[str, list[str]]:
 
 
 def load(arguments: list[str]) -> DictConfig:
-    """Resolve the command line: dataclass defaults < cohort < method < recipe < `key=value`.
+    """Resolve the command line: dataclass defaults < cohort < method < backbone < recipe < `key=value`.
+
+    A recipe may hold settings for one method alone under `only: {METHOD: {...}}`; they win over the rest of the recipe.
 
     Raises:
         UserError: for an unknown key, name or value.
     """
     overrides = split_overrides(arguments)
     recipe_layers = _recipe(overrides.get("recipe"))
-    chosen = {"cohort": Config.cohort, "method": Config.method}
+    chosen = {"cohort": Config.cohort, "method": Config.method, "backbone": Config.backbone}
     for layer in (*(values for _, values in recipe_layers), overrides):
         chosen.update({name: str(layer[name]) for name in chosen if name in layer})
     method = methods.find(chosen["method"])
@@ -122,7 +130,10 @@ def load(arguments: list[str]) -> DictConfig:
     )
     layers = [
         layer
-        for layer in (_layer("cohort", chosen["cohort"]), _layer("method", chosen["method"]), *recipe_layers)
+        for layer in (
+            *(_layer(group, name) for group, name in chosen.items()),
+            *_for_method(recipe_layers, chosen["method"]),
+        )
         if layer
     ]
     others = methods.METHODS.keys() - {chosen["method"]}  # a recipe may hold the options of several methods
@@ -151,6 +162,22 @@ def _recipe(name: str | None) -> list[tuple[str, dict[str, Any]]]:
     return [(str(name), load_yaml(path))]
 
 
+def _for_method(layers: list[tuple[str, dict[str, Any]]], method: str) -> list[tuple[str, dict[str, Any]]]:
+    """Put what a recipe says under `only: {method: ...}` on top of the rest of it."""
+    found = []
+    for name, values in layers:
+        only = values.get("only") or {}
+        if not isinstance(only, dict) or not all(
+            key in methods.METHODS and isinstance(v, dict) for key, v in only.items()
+        ):
+            raise UserError(
+                f"'only' in recipe {name} must map names of methods to settings, as in only: {{npid: {{train: {{lr: 0.1}}}}}}."
+            )
+        rest = {key: value for key, value in values.items() if key != "only"}
+        found += [(name, rest), (f"{name}: only", only.get(method, {}))]
+    return found
+
+
 def _check(config: DictConfig) -> None:
     train = config.train
     for name, value, least in (
@@ -165,14 +192,16 @@ def _check(config: DictConfig) -> None:
             raise UserError(f"{name}={value} does not fit: give a number from {low:g} to {high:g}.")
     if config.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={config.device} is not known: choose auto, cpu or cuda.")
-    for name in ("scale", "local_scale", "ratio"):
+    for name in ("scale", "local_scale", "ratio", "blur_sigma"):
         pair = config.views[name]
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1] or (name != "ratio" and pair[1] > 1):
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1] or ("scale" in name and pair[1] > 1):
             raise UserError(
                 f"views.{name}={list(pair)} does not fit: give [low, high], above 0, low first, shares at most 1."
             )
     if config.backbone not in FEATURE_DIMS:
         raise UserError(f"backbone={config.backbone} is not known: choose one of {', '.join(FEATURE_DIMS)}.")
+    if train.optimizer not in ("sgd", "lars", "adamw"):
+        raise UserError(f"train.optimizer={train.optimizer} is not known: choose sgd, lars or adamw.")
     if train.amp not in ("auto", "off", "bf16"):
         raise UserError(f"train.amp={train.amp} is not known: choose auto, off or bf16.")
     options = config[config.method]

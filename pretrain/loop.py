@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain import checkpoint, methods
+from pretrain.audit import epoch_numbers
 from pretrain.checkpoint import Progress
 from pretrain.config import method_options, view_settings
 from pretrain.distributed import World
@@ -64,21 +65,22 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     method = build(config, store, world)
-    optimiser = torch.optim.SGD(
-        method.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    optimiser = make_optimiser(method, settings)
+    steps = steps_per_epoch * settings.epochs
     progress = Progress()
     folder = run.root / "checkpoints"
     found = checkpoint.load(folder)
     if found is not None:
         progress = checkpoint.restore(found, method, optimiser, world.rank)
+        checkpoint.load_banks(folder, progress.step, method.banks, world)
     model = method
     if world.size > 1:
         model = DistributedDataParallel(method, [device] if device.type == "cuda" else None, broadcast_buffers=False)
     log = Log(config, run, world, method, progress, steps_per_epoch)
 
     def save() -> None:
-        buffers = world.gather_objects({name: value.cpu() for name, value in method.named_buffers()})
+        checkpoint.save_banks(folder, progress.step, method.banks, world)
+        buffers = world.gather_objects({name: value.cpu() for name, value in buffers_of(method).items()})
         if world.rank == 0:
             progress.device_seconds = log.device_seconds()
             checkpoint.save(folder, progress, method, optimiser, buffers)
@@ -91,8 +93,7 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
                 method.start_epoch(epoch)
             batches = Batches(store, settings.batch_size, world, config.seed, epoch, progress.batch)
             for tiles, ids in log.timed(load(batches, settings, device)):
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(settings, progress.step, steps_per_epoch)
+                schedule(optimiser, settings, progress.step, steps_per_epoch)
                 views = make_views(
                     tiles.to(device, non_blocking=True),
                     ids.numpy(),
@@ -102,16 +103,9 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
                     epoch,
                 )
                 views = {name: view.contiguous(memory_format=torch.channels_last) for name, view in views.items()}
-                model.train()
                 with autocast:
-                    result = model(views, ids.to(device), epoch, progress.step)
-                loss = result.total()
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                if settings.clip is not None:
-                    torch.nn.utils.clip_grad_norm_(method.parameters(), settings.clip)
-                optimiser.step()
-                method.remember(result)
+                    result = model.train()(views, ids.to(device), epoch, progress.step)
+                loss = advance(method, optimiser, result, epoch, progress.step, steps, settings.clip)
                 progress.step += 1
                 progress.batch += 1
                 progress.tiles_seen += settings.batch_size * world.size
@@ -137,6 +131,54 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
     return progress
 
 
+def advance(
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    result: Step,
+    epoch: int,
+    step: int,
+    steps: int,
+    clip: float | None,
+) -> Tensor:
+    """Learn from one batch: gradient, clipping, optimiser, the method's hooks, memory; return the scalar loss."""
+    loss = result.total()
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    method.before_step(epoch)
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(method.parameters(), clip)
+    optimiser.step()
+    method.after_step(step, steps)
+    method.remember(result)
+    return loss
+
+
+def buffers_of(method: Method) -> dict[str, Tensor]:
+    """What a checkpoint keeps besides parameters and memory: batch norm statistics and a method's own, by name."""
+    parameters = dict(method.named_parameters())
+    return {name: value for name, value in method.state_dict().items() if name not in parameters}
+
+
+def make_optimiser(method: Method, settings: Any) -> torch.optim.Optimizer:
+    """SGD on all parameters alike, or LARS or AdamW that spare biases and norms weight decay (and LARS its adaptation).
+
+    The published SGD recipes decay every parameter (sgcl-method.md 2.11); SimCLR, BYOL and DINO decay no vector.
+    """
+    trained = [p for p in method.parameters() if p.requires_grad]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
+    from lightly.utils.lars import LARS
+
+    return LARS(groups, lr=settings.lr, momentum=settings.momentum)
+
+
 def count_steps(config: DictConfig, store: Any, processes: int) -> int:
     """Steps in an epoch; a UserError when the cohort is smaller than one batch."""
     batch = config.train.batch_size
@@ -158,6 +200,8 @@ def build(config: DictConfig, store: Any, world: World) -> Method:
         world,
     )
     method = methods.find(config.method)(method_options(config), facts, config.backbone, view_settings(config))
+    if method.sync_batch_norm and world.size > 1 and world.device.type == "cuda":
+        method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
     return method.to(world.device, memory_format=torch.channels_last)
 
 
@@ -173,6 +217,16 @@ def load(batches: Batches, settings: Any, device: torch.device) -> Iterator[tupl
     )
 
 
+def schedule(optimiser: torch.optim.Optimizer, settings: Any, step: int, steps_per_epoch: int) -> None:
+    """Set the learning rate of a 0-based step and, with `weight_decay_end`, the weight decay of the groups that have one."""
+    share = step / max(1, settings.epochs * steps_per_epoch)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(settings, step, steps_per_epoch)
+        if settings.weight_decay_end is not None and group["weight_decay"] > 0:
+            start, end = settings.weight_decay, settings.weight_decay_end
+            group["weight_decay"] = end - (end - start) * 0.5 * (1 + math.cos(math.pi * share))
+
+
 def learning_rate(settings: Any, step: int, steps_per_epoch: int) -> float:
     """Linear warm-up, then half a cosine to 0, per step."""
     warmup, total = settings.warmup_epochs * steps_per_epoch, settings.epochs * steps_per_epoch
@@ -184,6 +238,11 @@ def learning_rate(settings: Any, step: int, steps_per_epoch: int) -> float:
 def use_bf16(amp: str, device: torch.device) -> bool:
     """`auto` means bf16 on a CUDA device that has it, fp32 elsewhere."""
     return amp == "bf16" or (amp == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def spread_of(embedding: Tensor) -> float:
+    """How far (B, D) unit features lie apart: 1 for even directions, 0 when all are alike."""
+    return float(embedding.detach().float().std(0).mean()) * math.sqrt(embedding.shape[1])
 
 
 def require_finite(loss: Tensor, progress: Progress, lr: float) -> None:
@@ -259,7 +318,7 @@ class Log:
         if self.world.rank or (progress.step % self.config.train.log_every and progress.batch != self.steps_per_epoch):
             return
         require_finite(loss, progress, self.config.train.lr)
-        spread = float(result.embedding.detach().float().std(0).mean()) * math.sqrt(result.embedding.shape[1])
+        spread = spread_of(result.embedding)
         now = time.monotonic()
         rate, wait = self.tiles / (now - self.mark), self.waited / (now - self.mark)
         self.mark, self.waited, self.tiles = now, 0.0, 0
@@ -281,7 +340,13 @@ class Log:
             )
 
     def epoch_end(self, store: Any) -> None:
-        """Run the kNN monitor every `train.knn_every` epochs (default: a fifth of the run) and at the end."""
+        """Log how pure the positive sets are, and run the kNN monitor every `train.knn_every` epochs and at the end.
+
+        Every rank calls it: reading a bank that is dealt to the ranks needs them all. By default the monitor runs five times.
+        """
+        numbers = epoch_numbers(self.method, store, self.config.seed, self.progress.epoch - 1)
+        if numbers and not self.world.rank:
+            self._write(numbers, {})
         epochs = self.config.train.epochs
         every = self.config.train.knn_every or max(1, epochs // 5)
         if self.world.rank or (self.progress.epoch % every and self.progress.epoch != epochs):

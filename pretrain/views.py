@@ -3,8 +3,9 @@
 Every random number comes from `randomness.uniform`, so a tile's views depend on (seed, epoch, tile id, view) alone.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +28,12 @@ ATTEMPTS = 10
 
 @dataclass
 class ViewSettings:
-    """Sizes in px and strengths of the augmentation; the defaults are the published ones."""
+    """Sizes in px and strengths of the augmentation; the defaults are those published for SGCL: always jitter, never blur.
+
+    `jitter`, `blur` and `solarise` are probabilities. `blur_sigma` is in px of a 224 px view and shrinks with `size`, so that it
+    blurs the same length of tissue at every size. `second_blur` and `local_blur` replace `blur` in the second global view and in
+    local views (null: the same); only the second global view is ever solarised.
+    """
 
     size: int = 224
     local_size: int = 96
@@ -40,21 +46,44 @@ class ViewSettings:
     saturation: float = 0.4
     hue: float = 0.4
     flip: float = 0.5
+    jitter: float = 1.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    second_blur: float | None = None
+    local_blur: float | None = None
+    solarise: float = 0.0
 
 
 @dataclass(frozen=True)
 class View:
-    """One view: where it may be cropped from (left, top, right, bottom as shares of the tile) and its size in px."""
+    """One view: where it may be cropped from (left, top, right, bottom as shares of the tile) and its size in px.
+
+    `blur` (null: as the settings say) and `solarise` are probabilities.
+    """
 
     name: str
     size: int
     scale: tuple[float, float]
     region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    blur: float | None = None
+    solarise: float = 0.0
 
 
 def global_view(settings: ViewSettings, name: str = "global") -> View:
     """The view of the whole tile."""
     return View(name, settings.size, tuple(settings.scale))
+
+
+def two_views(settings: ViewSettings) -> tuple[View, View]:
+    """Two views of the whole tile, "global" and "second", drawn independently."""
+    second = replace(global_view(settings, "second"), blur=settings.second_blur, solarise=settings.solarise)
+    return global_view(settings), second
+
+
+def local_views(settings: ViewSettings, count: int) -> tuple[View, ...]:
+    """Small views from anywhere in the tile: "local0", "local1", ... (multi-crop)."""
+    scale = tuple(settings.local_scale)
+    return tuple(View(f"local{i}", settings.local_size, scale, blur=settings.local_blur) for i in range(count))
 
 
 def quadrant_views(settings: ViewSettings) -> tuple[View, ...]:
@@ -65,7 +94,7 @@ def quadrant_views(settings: ViewSettings) -> tuple[View, ...]:
 def make_views(
     tiles: Tensor, tile_ids: np.ndarray, views: tuple[View, ...], settings: ViewSettings, seed: int, epoch: int
 ) -> dict[str, Tensor]:
-    """Crop, grey, jitter, flip and normalise a batch of tiles.
+    """Crop, flip, grey, jitter, blur, solarise and normalise a batch of tiles.
 
     Args:
         tiles: (B, T, T, 3) uint8 on the training device.
@@ -84,7 +113,11 @@ def make_views(
         boxes[draws[:, 0] < settings.flip] = boxes[draws[:, 0] < settings.flip][:, [2, 1, 0, 3]]
         x = sample(images, torch.from_numpy(boxes).to(images), view.size)
         x = grey_some(x, draws[:, 1] < settings.grey)
-        x = jitter(x, draws[:, 2:10], settings)
+        x = jitter_some(x, draws[:, 2:10], settings, tile_ids, (seed, epoch, view.name))
+        x = blur_some(x, view, settings, tile_ids, (seed, epoch, view.name))
+        if view.solarise > 0:
+            chosen = uniform(tile_ids, 1, seed, epoch, view.name, "solarise")[:, 0] < view.solarise
+            x = torch.where(_mask(chosen, x) & (x >= 0.5), 1 - x, x)
         made[view.name] = (x - mean) / std
     return made
 
@@ -135,8 +168,54 @@ def to_grey(x: Tensor) -> Tensor:
 
 def grey_some(x: Tensor, chosen: np.ndarray) -> Tensor:
     """Replace the chosen images ((B,) bool) by their grey version."""
-    mask = torch.from_numpy(chosen).to(x.device).view(-1, 1, 1, 1)
-    return torch.where(mask, to_grey(x).expand_as(x), x)
+    return torch.where(_mask(chosen, x), to_grey(x).expand_as(x), x)
+
+
+def _mask(chosen: np.ndarray, x: Tensor) -> Tensor:
+    return torch.from_numpy(chosen).to(x.device).view(-1, 1, 1, 1)
+
+
+def jitter_some(
+    x: Tensor, draws: np.ndarray, settings: ViewSettings, tile_ids: np.ndarray, parts: tuple[int | str, ...]
+) -> Tensor:
+    """`jitter` with probability `settings.jitter` a tile; `parts` is what the choice depends on besides the tile."""
+    if settings.jitter == 0:
+        return x
+    jittered = jitter(x, draws, settings)
+    if settings.jitter == 1:
+        return jittered
+    return torch.where(_mask(uniform(tile_ids, 1, *parts, "jitter")[:, 0] < settings.jitter, x), jittered, x)
+
+
+def blur_some(
+    x: Tensor, view: View, settings: ViewSettings, tile_ids: np.ndarray, parts: tuple[int | str, ...]
+) -> Tensor:
+    """Gaussian blur with the view's probability and a sigma drawn uniformly for every tile."""
+    probability = settings.blur if view.blur is None else view.blur
+    if probability == 0:
+        return x
+    draws = uniform(tile_ids, 2, *parts, "blur")
+    rows = np.flatnonzero(draws[:, 0] < probability)
+    if rows.size == 0:
+        return x
+    low, high = (sigma * settings.size / 224 for sigma in settings.blur_sigma)
+    sigmas = torch.from_numpy(low + (high - low) * draws[rows, 1]).to(x)
+    index = torch.from_numpy(rows).to(x.device)
+    return x.index_copy(0, index, gaussian_blur(x[index], sigmas, math.ceil(3 * high)))
+
+
+def gaussian_blur(x: Tensor, sigmas: Tensor, radius: int) -> Tensor:
+    """Blur (B, C, H, W) images, each with its own (B,) sigma in px; kernels reach `radius` px, edges are mirrored."""
+    batch, channels, height, width = x.shape
+    radius = min(radius, height - 1, width - 1)
+    taps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernels = torch.exp(-0.5 * (taps / sigmas[:, None]) ** 2)
+    kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None]
+    x = F.pad(x.contiguous(), (radius,) * 4, mode="reflect").view(
+        1, batch * channels, *(s + 2 * radius for s in (height, width))
+    )
+    x = F.conv2d(x, kernels[:, :, None, :], groups=batch * channels)
+    return F.conv2d(x, kernels[:, :, :, None], groups=batch * channels).view(batch, channels, height, width)
 
 
 def jitter(x: Tensor, draws: np.ndarray, settings: ViewSettings) -> Tensor:

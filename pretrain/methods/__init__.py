@@ -8,6 +8,20 @@ from results.errors import UserError
 METHODS = {
     "npid": "pretrain.methods.npid:NPID",
     "sgcl": "pretrain.methods.sgcl:SGCL",
+    "deepcluster": "pretrain.methods.deepcluster:DeepCluster",
+    "npid_mcrop": "pretrain.methods.npid_mcrop:NPIDMcrop",
+    "odc": "pretrain.methods.odc:ODC",
+    "pirl": "pretrain.methods.pirl:PIRL",
+    "relative_loc": "pretrain.methods.relative_loc:RelativeLoc",
+    "rotation": "pretrain.methods.rotation:Rotation",
+    "sslp": "pretrain.methods.sslp:SSLP",
+    "moco_v1": "pretrain.methods.moco:MoCoV1",
+    "moco_v2": "pretrain.methods.moco:MoCoV2",
+    "simclr": "pretrain.methods.simclr:SimCLR",
+    "byol": "pretrain.methods.byol:BYOL",
+    "densecl": "pretrain.methods.densecl:DenseCL",
+    "dino": "pretrain.methods.dino:DINO",
+    "barlow_twins": "pretrain.methods.barlow_twins:BarlowTwins",
 }
 
 

@@ -1,4 +1,4 @@
-"""Convolutional encoders: torchvision ResNets without a classifier, loaded by name with a report of what fitted."""
+"""Network encoders: ResNets (torchvision's names) and vision transformers (timm's) without a classifier, with a report of what fitted."""
 
 import hashlib
 import pickle
@@ -16,7 +16,9 @@ from torch.nn import functional
 from results.errors import UserError
 from results.files import file_digest, value_digest
 
-BACKBONES = {"resnet18": 512, "resnet50": 2048}
+BACKBONES = {"resnet18": 512, "resnet50": 2048, "vit_small": 384}
+TRANSFORMERS = {"vit_small": "vit_small_patch16_224"}
+"""Our name -> timm's."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OPTIONAL = "num_batches_tracked"
 """Batch-norm counters play no part in inference, so a file may leave them out."""
@@ -70,12 +72,28 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_backbone(name: str) -> torch.nn.Module:
-    """Build a ResNet with torchvision's names and no classifier; weights are drawn from torch's global generator."""
+    """Build a backbone without a classifier, (B, 3, S, S) to (B, D); weights are drawn from torch's global generator.
+
+    Transformers take any input side: it is padded to whole patches and position embeddings are interpolated.
+    """
     if name not in BACKBONES:
         raise UserError(f"backbone '{name}' is not known here: {', '.join(BACKBONES)} are.")
+    if name in TRANSFORMERS:
+        import timm
+
+        return timm.create_model(
+            TRANSFORMERS[name], pretrained=False, num_classes=0, dynamic_img_size=True, dynamic_img_pad=True
+        )
     model = getattr(torchvision.models, name)(weights=None)
     model.fc = torch.nn.Identity()
     return model
+
+
+def feature_dim(model: torch.nn.Module) -> int:
+    """D of a network that `build_backbone` made."""
+    if not hasattr(model, "layer4"):
+        return model.num_features
+    return model.layer4[-1].get_submodule("bn3" if hasattr(model.layer4[-1], "bn3") else "bn2").num_features
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -120,7 +138,7 @@ def require_complete(coverage: Coverage, path: Path, backbone: str, allow_partia
         if names
     ]
     raise UserError(
-        f"{path} does not fit {backbone} ({coverage}; {'; '.join(parts)}): give weights of this backbone under torchvision names, "
+        f"{path} does not fit {backbone} ({coverage}; {'; '.join(parts)}): give weights of this backbone under torchvision's or timm's names, "
         "or allow_partial=true."
     )
 
@@ -141,14 +159,12 @@ class NetworkEncoder:
         card: dict[str, Any] | None = None,
     ) -> None:
         self.name, self.kind, self.digest, self.coverage, self.card = name, kind, digest, coverage, card
-        self.feature_dim = (
-            model.layer4[-1].get_submodule("bn3" if hasattr(model.layer4[-1], "bn3") else "bn2").num_features
-        )
+        self.feature_dim = feature_dim(model)
         self._model, self._size, self._device = model.to(device).eval(), source.size, device
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (source.mean, source.std))
 
     def features(self, batch: np.ndarray) -> np.ndarray:
-        """Turn uint8 tiles (B, T, T, 3) into float32 features (B, D), the average-pooled output of the last stage."""
+        """Turn uint8 tiles (B, T, T, 3) into float32 features (B, D): a ResNet's pooled last stage, a transformer's class token."""
         with torch.inference_mode():
             tiles = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float() / 255
             if tuple(tiles.shape[-2:]) != (self._size, self._size):
@@ -245,6 +261,10 @@ def imagenet_encoder(
 
 
 def _download(backbone: str) -> tuple[dict[str, torch.Tensor], str]:
+    if backbone in TRANSFORMERS:
+        raise UserError(
+            f"ImageNet weights of {backbone} are not fetched: give imagenet=FILE, or encoder=[...] without imagenet."
+        )
     chosen = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
     try:
         weights = torch.hub.load_state_dict_from_url(chosen.url, progress=False, check_hash=True, weights_only=True)

@@ -13,6 +13,8 @@ from transfer.encoders.colour import ColourHistogram, MeanRgb
 if TYPE_CHECKING:
     import torch
 
+DOWNLOADS = ("resnet18", "resnet50")
+"""Backbones whose ImageNet weights torchvision offers."""
 COLOUR = {"mean_rgb": MeanRgb, "colour_histogram": ColourHistogram}
 
 
@@ -108,5 +110,10 @@ def open_encoders(specs: Iterable[str], options: EncoderOptions, floors: bool) -
             wanted.append("imagenet")
         else:
             lines.append("no ImageNet row: give imagenet=FILE (torchvision weights) or download=true to have one")
-    opened = trained + [open_encoder(spec, setting) for spec in dict.fromkeys(wanted) for setting in settings]
+    pairs = [(spec, setting) for spec in dict.fromkeys(wanted) for setting in settings]
+    for spec, setting in list(pairs):
+        if floors and spec == "imagenet" and not setting.imagenet and setting.backbone not in DOWNLOADS:
+            pairs.remove((spec, setting))
+            lines.append(f"no ImageNet row for {setting.backbone}: torchvision has no such weights")
+    opened = trained + [open_encoder(spec, setting) for spec, setting in pairs]
     return list({encoder.digest: encoder for encoder in opened}.values()), lines

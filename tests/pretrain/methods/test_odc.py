@@ -1,0 +1,188 @@
+"""ODC: labels and centroids that move with every batch."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain.distributed import World
+from pretrain.methods.odc import ODC, ODCOptions
+from pretrain.views import ViewSettings
+from results.errors import UserError
+
+VIEWS = ViewSettings(size=32, local_size=16)
+IDS = torch.tensor([3, 7, 50, 120, 200, 399])
+SMALL = {"clusters": 4, "dimension": 8, "hidden": 16}
+
+
+def make(facts, **options) -> ODC:
+    torch.manual_seed(0)
+    return ODC(ODCOptions(**SMALL | options), facts, "resnet18", VIEWS)
+
+
+def planted(method, groups: int = 4) -> torch.Tensor:
+    """Fill the bank with unit rows around `groups` centres; return the group of every tile."""
+    bank = method.banks["samples"]
+    group = torch.arange(len(bank)) % groups
+    noise = 0.05 * torch.randn(bank.rows.shape, generator=torch.Generator().manual_seed(3))
+    bank.rows.copy_(F.normalize(torch.eye(groups, bank.rows.shape[1])[group] + noise, dim=1))
+    bank.written.fill_(True)
+    return group
+
+
+def batch(seed: int = 1):
+    return {"global": torch.randn(len(IDS), 3, 32, 32, generator=torch.Generator().manual_seed(seed))}
+
+
+def learn(method, steps: int, first: int = 0, lr: float = 0.03) -> list[float]:
+    optimiser, losses = torch.optim.SGD(method.parameters(), lr=lr), []
+    for number in range(first, first + steps):
+        step = method(batch(number // 8), IDS, epoch=1, step=number)
+        optimiser.zero_grad()
+        step.total().backward()
+        optimiser.step()
+        method.remember(step)
+        losses.append(step.total().item())
+    return losses
+
+
+def test_the_start_is_one_clustering_with_centroids_at_the_means(facts):
+    method = make(facts)
+    group = planted(method)
+    method.start_epoch(0)
+    assert method.moves == -1
+    method.start_epoch(1)
+    assert method.moves == 0
+    assert len(set(zip(group.tolist(), method.labels.tolist(), strict=True))) == 4
+    rows = method.banks["samples"].rows
+    for label in range(4):
+        mean = rows[method.labels == label].mean(0)
+        torch.testing.assert_close(method.centroids[label], mean / mean.norm())
+    labels = method.labels.clone()
+    method.banks["samples"].rows.copy_(method.banks["samples"].rows.flip(0))
+    method.start_epoch(2)
+    assert torch.equal(method.labels, labels)
+
+
+def test_a_batch_moves_its_own_tiles_to_their_nearest_centroid(facts):
+    method = make(facts, momentum=1.0)
+    planted(method)
+    method.start_epoch(1)
+    before, centroids = method.labels.clone(), method.centroids.clone()
+    wanted = torch.tensor([3, 3, 0, 1, 2, 0])
+    step = method(batch(), IDS, epoch=1, step=0)
+    step.writes["samples"] = method.centroids[wanted]
+    method.remember(step)
+    assert method.labels[IDS].tolist() == wanted.tolist()
+    others = torch.ones(400, dtype=torch.bool).index_fill(0, IDS, False)
+    assert torch.equal(method.labels[others], before[others])
+    assert torch.equal(method.centroids, centroids)  # they move every tenth batch
+    assert method.moves == 1
+
+
+def test_centroids_follow_every_tenth_batch(facts):
+    method = make(facts, update_every=3)
+    planted(method)
+    method.start_epoch(1)
+    start = method.centroids.clone()
+    learn(method, 2)
+    assert torch.equal(method.centroids, start)
+    learn(method, 1)
+    assert not torch.equal(method.centroids, start)
+
+
+def test_small_classes_are_merged_and_refilled_by_halving_the_largest(facts):
+    """Class 3 has 5 tiles near class 0: they join it; class 1 (two clumps) is the largest and is halved."""
+    method = make(facts, min_cluster=20)
+    bank = method.banks["samples"]
+    axes = torch.eye(8)
+    rows = torch.cat([axes[0].expand(60, 8), axes[1].expand(150, 8), axes[2].expand(100, 8), axes[3].expand(85, 8),
+                      (axes[0] + 0.3 * axes[4]).expand(5, 8)])  # fmt: skip
+    noise = 0.01 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    bank.rows.copy_(F.normalize(rows + noise, dim=1))
+    method.labels = torch.tensor([0] * 60 + [1] * 250 + [2] * 85 + [3] * 5)
+    method.move_centroids()
+    method.resettle()
+    assert (method.labels[395:] == 0).all()
+    assert (method.labels[:60] == 0).all()
+    assert (method.labels[310:395] == 2).all()
+    first, second = method.labels[60:210].unique().tolist(), method.labels[210:310].unique().tolist()
+    assert sorted(first + second) == [1, 3]
+    assert method.sizes().sum() == 400
+
+
+def test_no_class_is_halved_below_the_smallest_size(facts):
+    method = make(facts, min_cluster=150)
+    planted(method)
+    method.labels = torch.tensor([0] * 200 + [1] * 199 + [2])
+    method.move_centroids()
+    method.resettle()
+    assert (method.sizes() > 0).sum() == 2
+    features = method.banks["samples"].rows
+    for far in (features, -features, method.centroids[2:]):  # empty classes attract nobody
+        assert set(method.nearest(far).tolist()) <= {0, 1}
+
+
+def test_the_first_epoch_collects_and_keeps_its_labels(facts):
+    method = make(facts)
+    labels = method.labels.clone()
+    step = method(batch(), IDS, epoch=0, step=0)
+    step.total().backward()
+    trained = {name for name, p in method.named_parameters() if p.grad.any()}
+    assert trained == {"head.weight", "head.bias"}
+    method.remember(step)
+    assert torch.equal(method.labels, labels)
+    assert method.banks["samples"].written.sum() == len(IDS)
+
+
+def test_loss_falls_on_a_fixed_batch(facts):
+    method = make(facts)
+    planted(method)
+    method.start_epoch(1)
+    method.remember = lambda step: None  # fixed labels, or the target moves
+    losses = learn(method, 8, lr=0.3)
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_a_resumed_run_goes_on_bit_for_bit(facts):
+    straight, first, second = (make(facts, update_every=3) for _ in range(3))
+    for method in (straight, first):
+        planted(method)
+        method.start_epoch(1)
+    expected = learn(straight, 8)
+    got = learn(first, 4)
+    second.load_state_dict(first.state_dict())
+    second.load_memory({name: value.clone() for name, value in first.memory().items()})
+    got += learn(second, 4, first=4)
+    assert got == expected
+    assert all(torch.equal(value, second.memory()[name]) for name, value in straight.memory().items())
+
+
+def test_other_ranks_take_labels_and_centroids_from_rank_0(facts):
+    class RankOne(World):
+        def broadcast(self, tensor):
+            return tensor.fill_(3)  # stands for what rank 0 sent
+
+        def gather(self, tensor):
+            return tensor
+
+    method = make(dataclasses.replace(facts, world=RankOne(rank=1, size=2)), update_every=2)
+    planted(method)
+    method.start_epoch(1)
+    assert (method.labels == 3).all()
+    assert (method.centroids == 3).all()
+    method.labels.fill_(0)
+    step = method(batch(), IDS, epoch=1, step=0)
+    method.remember(step)
+    assert sorted((method.labels == 3).nonzero().flatten().tolist()) == sorted(IDS.tolist())
+    method.remember(step)
+    assert (method.labels == 3).all()
+
+
+def test_counts_shrink_with_the_cohort_and_impossible_options_are_refused(facts):
+    big = ODC(ODCOptions(), facts, "resnet18", VIEWS)
+    assert big.resolved() == {"clusters": 10, "collecting_epochs": 1}
+    for wrong in ({"clusters": 1}, {"update_every": 0}, {"momentum": 0.0}):
+        with pytest.raises(UserError, match=f"odc.{next(iter(wrong))}"):
+            ODC.check(ODCOptions(**wrong))

@@ -1,0 +1,66 @@
+"""Rotation prediction: four turns, four classes."""
+
+import math
+
+import pytest
+import torch
+
+from pretrain.config import load
+from pretrain.methods.rotation import Rotation, RotationOptions, all_turns
+from pretrain.views import ViewSettings
+
+VIEWS = ViewSettings(size=32, local_size=16)
+IDS = torch.tensor([3, 7, 50, 120])
+
+
+def make(facts) -> Rotation:
+    torch.manual_seed(0)
+    return Rotation(RotationOptions(), facts, "resnet18", VIEWS)
+
+
+def batch():
+    return {"global": torch.randn(len(IDS), 3, 32, 32, generator=torch.Generator().manual_seed(1))}
+
+
+def test_all_turns_by_hand():
+    """Counter-clockwise: the top right corner comes to the top left, then bottom right, then bottom left."""
+    image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(2, 3, 2, 2) + torch.tensor([0.0, 10.0]).view(2, 1, 1, 1)
+    images, turns = all_turns(image)
+    assert turns.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert images[::2, 0, 0, 0].tolist() == [1, 2, 4, 3]
+    assert images[1::2, 0, 0, 0].tolist() == [11, 12, 14, 13]
+    assert images[2, 0].tolist() == [[2, 4], [1, 3]]
+
+
+def test_a_silent_head_costs_log_4_and_a_sure_one_nothing(facts):
+    method = make(facts)
+    with torch.no_grad():
+        method.head.weight.zero_()
+    step = method(batch(), IDS, epoch=0, step=0)
+    assert step.total().item() == pytest.approx(math.log(4))
+    assert step.numbers["accuracy"] == 0.25
+    with torch.no_grad():
+        method.head.bias.copy_(torch.tensor([20.0, 0, 0, 0]))
+    assert method(batch(), IDS, epoch=0, step=0).total().item() == pytest.approx(0.75 * 20, abs=1e-4)
+
+
+def test_loss_falls_on_a_fixed_batch(facts):
+    method = make(facts)
+    optimiser = torch.optim.SGD(method.parameters(), lr=0.03, momentum=0.9)
+    losses = []
+    for _ in range(10):
+        step = method(batch(), IDS, epoch=0, step=0)
+        optimiser.zero_grad()
+        step.total().backward()
+        optimiser.step()
+        losses.append(step.total().item())
+    assert losses[-1] < 0.5 < 1.2 < losses[0]
+    assert step.numbers["accuracy"] > 0.8
+
+
+def test_nothing_is_remembered_and_the_published_schedule_stands(facts):
+    method = make(facts)
+    assert method.memory() == {}
+    method.remember(method(batch(), IDS, epoch=0, step=0))
+    config = load(["method=rotation"])
+    assert (config.train.lr, config.train.weight_decay, config.train.batch_size) == (0.1, 1e-4, 16)
