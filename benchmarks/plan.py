@@ -27,7 +27,7 @@ class Settings:
     quadrants: int = 4
     clusterings: int = 3
     negatives: int = 65_536
-    sample: int = 65_536
+    sample: int = 16_384
     steps_per_second: float | None = None
 
 

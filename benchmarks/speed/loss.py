@@ -52,7 +52,7 @@ class Settings:
     tiles: list[int] = dataclasses.field(default_factory=lambda: [681_486])
     batch: int = 32
     negatives: int = 65_536
-    sample: int = 65_536
+    sample: int = 16_384
     nei_k: int = 4096
     bank: str = "fp32"
     steps: int = 5

@@ -38,7 +38,7 @@ class SGCLOptions(NPIDOptions):
 
     variant: str = "fixed"
     form: str = "auto"
-    sample: int = 65536
+    sample: int = 16384
     radius: float = 3.0
     aux: int = 1
     nei_k: int = 4096

@@ -36,12 +36,12 @@ def at_ranks(values: Tensor, ranks: Tensor) -> Tensor:
     wanted = ranks.numpy()
 
     def pick(row: np.ndarray) -> np.ndarray:
-        bits = row.view(np.int32)
+        columns = np.arange(len(row))
+        if deepest < len(row):
+            columns = np.flatnonzero(row >= np.partition(row, len(row) - deepest)[len(row) - deepest])
+        bits = row[columns].view(np.int32)
         ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)  # integers in the order of the floats
-        keys = (~ordered << 32) | np.arange(len(row))
-        if deepest < len(keys):
-            keys = np.partition(keys, deepest - 1)[:deepest]
-        return np.sort(keys)[wanted] & 0xFFFFFFFF
+        return np.sort((~ordered << 32) | columns)[wanted] & 0xFFFFFFFF
 
     return torch.from_numpy(np.stack(_each_row(values.detach().contiguous().numpy(), pick)))
 
