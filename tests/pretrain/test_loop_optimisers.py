@@ -86,7 +86,8 @@ def test_layers_cohort_method_backbone_recipe_and_command_line(tmp_path):
     vit = load(["method=simclr", "backbone=vit_small"]).train
     assert (vit.optimizer, vit.lr, vit.clip) == ("adamw", 0.00025, 3.0)  # the backbone over the method
     demo = load(["method=byol", "recipe=demo"])
-    assert (demo.train.lr, demo.train.warmup_epochs, demo.views.scale) == (0.006, 1, [0.4, 1.0])
+    assert (demo.train.warmup_epochs, demo.views.scale) == (1, [0.4, 1.0])
+    assert (demo.train.lr, load(["method=densecl", "recipe=demo"]).train.lr) == (0.2, 0.006)
     assert demo.train.optimizer == "lars"  # of which the recipe says nothing
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("backbone: vit_small\ntrain: {lr: 0.5}\nonly:\n  byol: {train: {lr: 0.7, epochs: 3}}\n")
