@@ -48,6 +48,8 @@ def run(arguments: list[str]) -> int:
     config = load(settings)
     if distributed.under_torchrun():
         return train_here(config)
+    if step in (None, "train"):
+        distributed.pick_device(config.device)  # before hours of tiling
     if step == "train":
         return train(config, existing_store(config), settings)
     if step == "export":
@@ -60,7 +62,14 @@ def run(arguments: list[str]) -> int:
     status = train(config, store, settings) or status
     if status not in (0, SOME_FAILED):
         return status
-    return export(find_run(config, store), config) or status
+    status = export(find_run(config, store), config) or status
+    if store.failed:
+        names = ", ".join(name for name, _ in store.failed[:10]) + (", ..." if len(store.failed) > 10 else "")
+        print(
+            f"{len(store.failed)} slide(s) failed and were left out: {names}; exit status {SOME_FAILED}.",
+            file=sys.stderr,
+        )
+    return status
 
 
 def open_cohort(config: DictConfig) -> cohorts.Cohort:

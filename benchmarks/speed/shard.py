@@ -57,7 +57,7 @@ def _run(arguments: list[str]) -> int:
         optimiser.step()
         method.remember(result)
         seconds.append(time.perf_counter() - start)
-        losses.append(float(result.total()))
+        losses.append(result.total().item())
     held = sum(
         t.numel() * t.element_size() for bank in method.banks.values() for t in (bank.rows, bank.scale, bank.written)
     )
