@@ -6,22 +6,21 @@ form and left out.
 """
 
 import dataclasses
-import gc
 import math
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks.speed.dense import dense_loss
+from benchmarks.speed.measuring import keep, timed
 from pretrain.backbones import build
 from pretrain.distributed import World
 from pretrain.losses import info_nce
@@ -29,11 +28,10 @@ from pretrain.methods.base import Facts
 from pretrain.methods.sgcl import SGCL, SGCLOptions
 from pretrain.neighbours import sizes
 from pretrain.neighbours.clusters import Cells
+from pretrain.neighbours.mining import draw_ranks
 from pretrain.neighbours.search import ExactSearch
 from pretrain.views import ViewSettings
-from results import provenance
 from results.errors import told
-from results.files import write_json
 from results.settings import compose, split_overrides
 
 IDS_PER_SLIDE = 4096
@@ -81,24 +79,12 @@ def _run(arguments: list[str]) -> int:
         print(f"{row['form']:<28} {row['tiles']:>10} {values}")
         if "agreement" in row:
             print("  " + ", ".join(f"{name} {value:.4g}" for name, value in row["agreement"].items()))
-    if settings.out:
-        write_json(
-            Path(settings.out),
-            {
-                "schema": 1,
-                "settings": dataclasses.asdict(settings),
-                "rows": rows,
-                "hardware": provenance.hardware(),
-                "versions": provenance.versions(),
-                "git_revision": provenance.git_revision(),
-                "created": provenance.now(),
-            },
-        )
+    keep(settings.out, settings, rows=rows)
     return 0
 
 
-def cohort(settings: Settings, tiles: int) -> tuple[SGCL, Tensor]:
-    """A method with a clumped bank and labels that know the clumps, and the clump of every tile (N,)."""
+def cohort(settings: Settings, tiles: int) -> SGCL:
+    """A method with clumped banks, and labels that know the clumps."""
     rng = torch.Generator().manual_seed(settings.seed)
     number = torch.arange(tiles)
     side = int(math.sqrt(IDS_PER_SLIDE))
@@ -126,12 +112,12 @@ def cohort(settings: Settings, tiles: int) -> tuple[SGCL, Tensor]:
         ]
     ).int()
     method.cells = Cells(labels)
-    return method, clump
+    return method
 
 
 def measure(settings: Settings, tiles: int) -> list[dict[str, Any]]:
     """Time the forms on one synthetic cohort; the ratio is against the first of them."""
-    method, _ = cohort(settings, tiles)
+    method = cohort(settings, tiles)
     rng = torch.Generator().manual_seed(settings.seed + 1)
     ids = torch.randperm(tiles, generator=rng)[: settings.batch]
     bank, backbone = method.banks["global"], method.banks["backbone"]
@@ -142,7 +128,6 @@ def measure(settings: Settings, tiles: int) -> list[dict[str, Any]]:
     found = []
     for form in settings.forms:
         method.sampled, method.exact = form == "sampled", exact
-
         branch: list[float] = []
 
         def step(number: int, form: str = form, branch: list[float] = branch) -> None:
@@ -151,7 +136,7 @@ def measure(settings: Settings, tiles: int) -> list[dict[str, Any]]:
             torch.autograd.grad(info_nce(own, q @ bank[drawn].T, 0.2, drawn == ids[:, None]), q)
             start = time.perf_counter()
             if form == "dense":
-                ranks = torch.from_numpy(_ranks(exact, method.nearest, number))
+                ranks = torch.from_numpy(draw_ranks(exact.weights, method.nearest, np.random.default_rng(number)))
                 loss, _ = dense_loss(
                     q, h, ids, bank.rows, backbone.rows, place, method.cells.labels, ranks,
                     radius=3.0, nearest=method.nearest, tau=0.07,
@@ -170,70 +155,19 @@ def measure(settings: Settings, tiles: int) -> list[dict[str, Any]]:
             row["cpu_ratio"] = found[0]["cpu_seconds"] / row["cpu_seconds"]
         found.append(row)
     if settings.agreement:
-        found[-1]["agreement"] = agreement(method, exact, q, h, settings.agreement)
+        found[-1]["agreement"] = agreement(method, q, h, ids, settings.agreement)
     return found
 
 
-def _ranks(exact: ExactSearch, count: int, step: int) -> Any:
-    import numpy as np
-
-    from pretrain.neighbours.mining import draw_ranks
-
-    return draw_ranks(exact.weights, count, np.random.default_rng(step))
-
-
-def timed(step: Callable[[int], Any], steps: int) -> dict[str, float]:
-    """Median seconds of `steps` calls after one to warm up, and how far the peak of memory rose meanwhile."""
-    gc.collect()
-    before = _reset_peak()
-    step(0)
-    seconds, busy = [], time.process_time()
-    for number in range(1, steps + 1):
-        start = time.perf_counter()
-        step(number)
-        seconds.append(time.perf_counter() - start)
-    return {
-        "seconds": statistics.median(seconds),
-        "cpu_seconds": (time.process_time() - busy) / steps,
-        "fastest": min(seconds),
-        "slowest": max(seconds),
-        "transient_mib": _peak() - before,
-    }
-
-
-def _reset_peak() -> float:
-    """Start the kernel's peak of resident memory anew and return the present one in MiB."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _peak()
-    return _status("VmRSS")
-
-
-def _peak() -> float:
-    return _status("VmHWM")
-
-
-def _status(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def agreement(method: SGCL, exact: ExactSearch, q: Tensor, h: Tensor, steps: int) -> dict[str, float]:
-    """Compare the sampled form with the exact one on the same queries, over `steps` draws of the sample.
+def agreement(method: SGCL, q: Tensor, h: Tensor, ids: Tensor, steps: int) -> dict[str, float]:
+    """Compare the sampled form with the exact one on the same queries of the tiles `ids`, over `steps` draws of the sample.
 
     Returns:
-        mean Jaccard index of the semantic sets of anchors where either has one, mean sizes, mean rank of the mined negatives as
-        a share of N in both forms, relative difference of the mean losses.
+        mean Jaccard index of the semantic sets of anchors where either has one; of both forms the mean size of the sets, the mean
+        rank of the mined negatives as a share of N, and the mean loss.
     """
-    import numpy as np
-
-    ids = torch.randperm(method.facts.tiles, generator=torch.Generator().manual_seed(1))[: len(q)]
-    bank, backbone = method.banks["global"], method.banks["backbone"]
-    q = F.normalize(bank[ids] + (q.detach() - bank[ids]) * 0, dim=1)
-    rank = (-backbone.similarity(h)).argsort(1).argsort(1)
+    q = q.detach()
+    rank = (-method.banks["backbone"].similarity(h)).argsort(1).argsort(1)
     jaccard, numbers = [], {"exact": [], "sampled": []}
     count = {"exact": [], "sampled": []}
     losses = {"exact": [], "sampled": []}

@@ -8,15 +8,13 @@ tiles, which every rank holds too (`python -m benchmarks plan tiles=1e8 ranks=8 
 import dataclasses
 import sys
 import time
-from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 
 from benchmarks.speed import loss as speed
-from results import provenance
+from benchmarks.speed.measuring import keep, peak
 from results.errors import told
-from results.files import write_json
 from results.settings import compose, split_overrides
 
 
@@ -42,7 +40,7 @@ def _run(arguments: list[str]) -> int:
     settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], split_overrides(arguments)))
     torch.set_num_threads(settings.threads)
     start = time.perf_counter()
-    method, _ = speed.cohort(speed.Settings(bank=settings.bank), settings.tiles)
+    method = speed.cohort(speed.Settings(bank=settings.bank), settings.tiles)
     made = time.perf_counter() - start
     optimiser = torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9)
     rng = torch.Generator().manual_seed(0)
@@ -61,23 +59,10 @@ def _run(arguments: list[str]) -> int:
     held = sum(
         t.numel() * t.element_size() for bank in method.banks.values() for t in (bank.rows, bank.scale, bank.written)
     )
-    report = {
-        "schema": 1,
-        "settings": dataclasses.asdict(settings),
-        "bank_gib": held / 2**30,
-        "peak_gib": speed._peak() / 1024,
-        "seconds": seconds,
-        "losses": losses,
-        "setup_seconds": made,
-        "hardware": provenance.hardware(),
-        "versions": provenance.versions(),
-        "git_revision": provenance.git_revision(),
-        "created": provenance.now(),
-    }
-    print(f"{settings.tiles:,} rows, banks {report['bank_gib']:.1f} GiB, peak {report['peak_gib']:.1f} GiB, steps "
+    found = {"bank_gib": held / 2**30, "peak_gib": peak() / 1024, "seconds": seconds, "losses": losses}
+    print(f"{settings.tiles:,} rows, banks {found['bank_gib']:.1f} GiB, peak {found['peak_gib']:.1f} GiB, steps "
           + ", ".join(f"{s:.2f}" for s in seconds) + " s, losses " + ", ".join(f"{x:.3f}" for x in losses))  # fmt: skip
-    if settings.out:
-        write_json(Path(settings.out), report)
+    keep(settings.out, settings, **found, setup_seconds=made)
     return 0
 
 

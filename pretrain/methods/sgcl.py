@@ -17,8 +17,7 @@ from pretrain.methods.base import Facts, Step
 from pretrain.methods.npid import NPID, NPIDOptions
 from pretrain.neighbours import sizes, union, without
 from pretrain.neighbours.clusters import Cells, cluster_bank, random_labels
-from pretrain.neighbours.search import ExactSearch, SampledSearch, Search
-from pretrain.neighbours.semantic import auxiliary_anchors
+from pretrain.neighbours.search import ExactSearch, SampledSearch, Search, semantic_sets
 from pretrain.neighbours.spatial import SpatialIndex
 from pretrain.randomness import generator, key
 from pretrain.views import QUADRANTS, View, ViewSettings, quadrant_views
@@ -155,7 +154,8 @@ class SGCL(NPID):
         if self.options.spatial or self.options.semantic:
             h = F.normalize(pooled.detach().float(), dim=1)
             result.writes["backbone"] = h
-            result.losses["neighbours"], result.numbers = self.neighbours(q, h, tile_ids, epoch, step)
+            with torch.autocast(q.device.type, enabled=False):  # ranks of bf16 similarities would be ties
+                result.losses["neighbours"], result.numbers = self.neighbours(q, h, tile_ids, epoch, step)
             result.weights["neighbours"] = ramp_up(epoch, self.options.ramp_up)
         if self.options.inner:
             local = torch.cat([views[name] for name in QUADRANTS])
@@ -212,17 +212,20 @@ class SGCL(NPID):
     @torch.no_grad()
     def semantic_sets(self, q: Tensor, tile_ids: Tensor, spatial: Tensor, epoch: int, search: Search) -> Tensor:
         """S of every anchor as a padded (B, S) set: of the anchor itself and of its auxiliary anchors."""
-        options, bank = self.options, self.banks["global"]
+        options = self.options
         if not options.semantic or not self.semantic_ready(epoch):
             return spatial[:, :0]
-        aux = auxiliary_anchors((q[:, None] * bank[spatial.clamp(min=0)]).sum(2), spatial, options.aux)
-        if not self.switches.d4:
-            # the published code takes an arbitrary row, row 0, where there is no spatial positive
-            aux = torch.where(aux < 0, 0, aux) if aux.shape[1] else tile_ids.new_zeros(len(q), options.aux)
-        rows = torch.cat([tile_ids, aux.clamp(min=0).flatten()])
-        found = search.semantic(torch.cat([q, bank[rows[len(q) :]]]), rows, self.cells, self.nearest)
-        own, others = found[: len(q)], found[len(q) :].view(*aux.shape, -1)
-        semantic = torch.cat([own, others.masked_fill((aux < 0)[..., None], -1).flatten(1)], 1)
+        semantic = semantic_sets(
+            search,
+            self.cells,
+            self.banks["global"],
+            q,
+            tile_ids,
+            spatial,
+            options.aux,
+            self.nearest,
+            arbitrary=not self.switches.d4,
+        )
         return union(without(semantic, tile_ids) if self.switches.d5 else semantic)
 
     def inner_invariance(self, p: Tensor, tile_ids: Tensor, drawn: Tensor) -> Tensor:

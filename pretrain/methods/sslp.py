@@ -12,8 +12,7 @@ from pretrain.methods.base import Facts, Method, Step
 from pretrain.methods.npid import linear_neck
 from pretrain.neighbours import sizes, union, without
 from pretrain.neighbours.clusters import Cells, cluster, random_labels
-from pretrain.neighbours.search import ExactSearch
-from pretrain.neighbours.semantic import auxiliary_anchors
+from pretrain.neighbours.search import ExactSearch, semantic_sets
 from pretrain.neighbours.spatial import SpatialIndex
 from pretrain.randomness import key
 from pretrain.views import View, ViewSettings, global_view
@@ -119,13 +118,10 @@ class SSLP(Method):
         spatial = self.index.positives(tile_ids)
         if epoch < 1:
             return spatial, spatial[:, :0]
-        aux = auxiliary_anchors(self.scores(q, spatial), spatial, self.options.aux)
-        rows = torch.cat([tile_ids, aux.clamp(min=0).flatten()])
-        queries = torch.cat([q, self.banks["global"][rows[len(q) :]]])
-        found = self.search.semantic(queries, rows, self.cells, self.nearest)
-        own, others = found[: len(q)], found[len(q) :].view(*aux.shape, -1)
-        others = others.masked_fill((aux < 0)[..., None], -1).flatten(1)
-        return spatial, union(without(torch.cat([own, others], 1), tile_ids))
+        semantic = semantic_sets(
+            self.search, self.cells, self.banks["global"], q, tile_ids, spatial, self.options.aux, self.nearest
+        )
+        return spatial, union(without(semantic, tile_ids))
 
     def memory(self) -> dict[str, Tensor]:
         return super().memory() | {"labels": self.cells.labels}

@@ -15,7 +15,7 @@ from pretrain.bank import MemoryBank
 from pretrain.neighbours.clusters import Cells
 from pretrain.neighbours.mining import WINDOW, draw_fractions, draw_ranks, mined_negatives, rank_weights
 from pretrain.neighbours.select import kth_largest
-from pretrain.neighbours.semantic import semantic_positives
+from pretrain.neighbours.semantic import auxiliary_anchors, semantic_positives
 
 MOST_CANDIDATES = 4096
 """Of a cell with more tiles than this, a sampled search looks at so many, taken at even steps."""
@@ -38,6 +38,33 @@ class Search(Protocol):
         Returns:
             (B, count) similarity with the queries, with gradient; (B, count) bool, which exist; (B, count) tile ids.
         """
+
+
+@torch.no_grad()
+def semantic_sets(
+    search: Search,
+    cells: Cells,
+    bank: MemoryBank,
+    queries: Tensor,
+    tile_ids: Tensor,
+    spatial: Tensor,
+    aux: int,
+    nearest: int,
+    arbitrary: bool = False,
+) -> Tensor:
+    """S of (B,) anchors as a padded (B, n) set: of the anchor itself and of its `aux` auxiliary anchors (sgcl-method.md 2.6).
+
+    Args:
+        queries: (B, D); spatial: (B, P) padded spatial positives, among which the auxiliary anchors are.
+        arbitrary: take row 0 where an auxiliary anchor is missing, as the published code does (D4).
+    """
+    chosen = auxiliary_anchors((queries[:, None] * bank[spatial.clamp(min=0)]).sum(2), spatial, aux)
+    if arbitrary:
+        chosen = chosen.clamp(min=0) if chosen.shape[1] else tile_ids.new_zeros(len(queries), aux)
+    rows = torch.cat([tile_ids, chosen.clamp(min=0).flatten()])
+    found = search.semantic(torch.cat([queries, bank[rows[len(queries) :]]]), rows, cells, nearest)
+    own, others = found[: len(queries)], found[len(queries) :].view(*chosen.shape, -1)
+    return torch.cat([own, others.masked_fill((chosen < 0)[..., None], -1).flatten(1)], 1)
 
 
 class ExactSearch:

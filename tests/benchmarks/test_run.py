@@ -154,11 +154,17 @@ def test_side_by_side_the_slides_are_cut_first_and_lines_are_labelled(tmp_path, 
     assert ["method=npid" in steps[1]["command"], "method=sgcl" in steps[2]["command"]] == [True, True]
 
 
-def test_labels_stand_before_the_lines_of_jobs_side_by_side(stub, monkeypatch, capfd):
+def test_labels_stand_before_the_lines_of_jobs_side_by_side(tmp_path, stub, monkeypatch, capfd):
     monkeypatch.setenv("STUB_SLEEP", "pretrain")
+
+    def stop_both():
+        while not (tmp_path / "log").exists() or len(asked(tmp_path)) < 2:
+            time.sleep(0.1)
+        time.sleep(2)  # from the log to the handler and the printed line
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with stub.forwarding():
-        timer = threading.Timer(3, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.start()
+        threading.Thread(target=stop_both, daemon=True).start()
         steps = stub.run_all({name: ("pretrain", []) for name in ("a", "b", "c")}, jobs=2)
     assert [step.status for step in steps] == [143, 143]
     lines = capfd.readouterr().out.splitlines()

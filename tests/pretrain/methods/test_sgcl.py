@@ -258,3 +258,15 @@ def test_the_sampled_form_trains_and_is_chosen_by_size(facts, monkeypatch):
         SGCL.check(SGCLOptions(form="fast"))
     with pytest.raises(UserError, match="sample"):
         SGCL.check(SGCLOptions(sample=5))
+
+
+@pytest.mark.parametrize("form", ["exact", "sampled"])
+def test_neighbours_are_found_in_full_precision_under_bf16(facts, form):
+    method = make(facts, form=form, sample=300)
+    rng = torch.Generator().manual_seed(2)
+    views = {view.name: torch.randn(len(IDS), 3, view.size, view.size, generator=rng) for view in method.views}
+    with torch.autocast("cpu", torch.bfloat16):
+        result = method(views, IDS, 2, 4)
+    loss, numbers = method.neighbours(result.writes["global"], result.writes["backbone"], IDS, 2, 4)
+    assert torch.equal(result.losses["neighbours"], loss)
+    assert numbers["semantic_positives"] > 0
