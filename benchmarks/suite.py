@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from results.errors import UserError
 from results.files import value_digest
+from results.record import slug
 from results.settings import compose, load_yaml, split_overrides
 
 SUITES = Path(__file__).parent / "suites"
@@ -27,7 +28,11 @@ class Suite:
     Attributes:
         cohort, recipe: what pretraining sees and how; `recipe` None takes the defaults.
         methods, seeds: every method is pretrained once a seed.
+        variants: row name -> settings of `pretrain` that make it, for one method (or the `method` among them); each is
+            pretrained once a seed.
         task, trials, floors: what `transfer classify` scores them on; `task` None takes what fits the tile store.
+        audit: whether `pretrain audit` looks at every run with positive pairs.
+        base: the variant that the report compares the others with.
         jobs: how many pretraining runs go on side by side, each with its share of the cores.
         work, records, tables: where runs, records and tables go.
         pretrain, transfer: settings handed through to these commands, `dotted.key: value`.
@@ -40,7 +45,10 @@ class Suite:
     task: str | None = None
     trials: int = 3
     floors: bool = True
+    audit: bool = False
+    base: str | None = None
     jobs: int = 1
+    variants: Any = field(default_factory=dict)
     work: str = "work"
     records: str = "results/records"
     tables: str = "results/tables"
@@ -73,6 +81,7 @@ def load_suite(spec: str, arguments: list[str]) -> tuple[str, Suite]:
         )
     own, layer = {}, load_yaml(path)
     handed = {command: _flat(layer.pop(command, None) or {}, f"{path}: {command}") for command in OWNED}
+    variants = _variants(layer.pop("variants", None) or {}, path)
     for key, text in split_overrides(arguments).items():
         command, _, rest = key.partition(".")
         if command in OWNED and rest:
@@ -84,16 +93,34 @@ def load_suite(spec: str, arguments: list[str]) -> tuple[str, Suite]:
             if key in OWNED[command]:
                 raise UserError(f"'{command}.{key}' is set by the suite itself: {_instead(key)}.")
     suite: Suite = OmegaConf.to_object(compose(OmegaConf.structured(Suite), [(str(path), layer)], own))
-    suite.pretrain, suite.transfer = handed["pretrain"], handed["transfer"]
+    suite.pretrain, suite.transfer, suite.variants = handed["pretrain"], handed["transfer"], variants
+    if variants and len(suite.methods) != 1:
+        raise UserError(f"methods={suite.methods} must name one method, since {path} has variants of it.")
     for name in ("methods", "seeds"):
         values = getattr(suite, name)
         if not values or len(set(values)) != len(values):
             raise UserError(
                 f"{name}={values} must be a list without repeats and not empty, such as {name}={getattr(Suite(), name)}."
             )
+    if suite.base is not None and suite.base not in variants:
+        raise UserError(f"base={suite.base} is none of the variants of {path}: choose {', '.join(variants) or 'none'}.")
     if suite.jobs < 1:
         raise UserError(f"jobs={suite.jobs} is too small: give 1 or more.")
     return path.stem, suite
+
+
+def _variants(layer: Any, path: Path) -> dict[str, dict[str, str]]:
+    """Read the variants: row name -> flat settings, none of which the suite sets by itself."""
+    if not isinstance(layer, Mapping):
+        raise UserError(f"{path}: variants must hold 'row name: {{settings}}' lines.")
+    variants = {str(name): _flat(own or {}, f"{path}: variants.{name}") for name, own in layer.items()}
+    for name, own in variants.items():
+        taken = [key for key in own if key in OWNED["pretrain"] and key != "method"]
+        if taken:
+            raise UserError(
+                f"{path}: variants.{name} sets '{taken[0]}', which the suite sets by itself: {_instead(taken[0])}."
+            )
+    return variants
 
 
 def _flat(layer: Any, where: str, prefix: str = "") -> dict[str, str]:
@@ -128,16 +155,21 @@ def _settings(values: Mapping[str, Any]) -> list[str]:
 
 
 def pretrain_commands(name: str, suite: Suite) -> dict[str, list[str]]:
-    """Return run name -> arguments of `python -m pretrain`, one a method and seed.
+    """Return run name -> arguments of `python -m pretrain`, one a method (or variant) and seed, the first seed first.
 
     The run's name ends in a digest of its settings: the same suite finds its runs again, a changed one makes new ones.
     """
+    plans = {method: {"method": method} for method in suite.methods}
+    if suite.variants:
+        plans = {variant: {"method": suite.methods[0], **own} for variant, own in suite.variants.items()}
     commands = {}
-    for method in suite.methods:
-        for seed in suite.seeds:
-            what = {"cohort": suite.cohort, "recipe": suite.recipe, "method": method, "seed": seed, **suite.pretrain}
-            run = f"{name}-{method}-s{seed}-{value_digest(what)[:8]}"
-            commands[run] = _settings({**what, "work": suite.work, "run": run})
+    for seed in suite.seeds:
+        for plan, own in plans.items():
+            what = {"cohort": suite.cohort, "recipe": suite.recipe, **own, "seed": seed}
+            what = {**{key: value for key, value in suite.pretrain.items() if key not in own}, **what}
+            run = f"{name}-{slug(plan)}-s{seed}-{value_digest(what)[:8]}"
+            named = {"name": plan} if suite.variants else {}
+            commands[run] = _settings({**what, **named, "work": suite.work, "run": run})
     return commands
 
 

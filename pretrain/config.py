@@ -77,6 +77,7 @@ class Config:
     mpp_override: float | None = None
     work: str = "work"
     run: str | None = None
+    name: str | None = None
     device: str = "auto"
     scheduler: str | None = None
     tiling: TilingSettings = field(default_factory=TilingSettings)
@@ -86,7 +87,7 @@ class Config:
 
 
 # These say where and how fast, not what: they are not part of a run's identity.
-PLACES = ("work", "run", "device", "scheduler", "tiling.workers", "train.loaders", "train.processes", "train.log_every",
+PLACES = ("work", "run", "name", "device", "scheduler", "tiling.workers", "train.loaders", "train.processes", "train.log_every",
           "train.checkpoint_minutes", "train.checkpoint_steps")  # fmt: skip
 
 

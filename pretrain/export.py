@@ -68,7 +68,7 @@ def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]
     rehearsal = bool(summary["rehearsal"])
     return {
         "schema": SCHEMA,
-        "name": run.info.get("label", config.method),
+        "name": config.name or run.info.get("label", config.method),
         "digest": digest,
         "backbone": config.backbone,
         "feature_dim": backbones.FEATURE_DIMS[config.backbone],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pretrain.bank import MemoryBank
 from pretrain.methods.base import Method
 from pretrain.neighbours import sizes, union
-from pretrain.neighbours.mining import WINDOW, draw_ranks, mined_negatives, rank_weights
+from pretrain.neighbours.mining import Ranks, mined_negatives
 from pretrain.randomness import key, uniform
 from pretrain.views import MEAN, STD, make_views
 
@@ -99,8 +99,8 @@ def mined(method: Any, tile_ids: Tensor, positive: Tensor, step: int) -> Tensor:
     training takes (sgcl-method.md 2.8).
     """
     bank, seed = method.banks.get("backbone", method.banks["global"]), method.facts.seed
-    weights = rank_weights(max(1, int(WINDOW * len(bank))), getattr(method, "law", "fixed"), seed)
-    ranks = draw_ranks(weights, method.nearest, np.random.default_rng(key(seed, step, "ranks")))
+    ranks = Ranks(getattr(method, "law", "fixed"), len(bank), seed)
+    ranks = ranks.draw(method.nearest, np.random.default_rng(key(seed, step, "ranks")))
     rows, drawn, parts = whole(bank), torch.from_numpy(ranks).to(tile_ids.device), []
     for start in range(0, len(tile_ids), CHUNK):
         ids = tile_ids[start : start + CHUNK]

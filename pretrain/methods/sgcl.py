@@ -4,19 +4,22 @@
 marked F can also be set alone (null follows the variant).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.losses import info_nce, neighbour_loss, ramp_up
 from pretrain.methods.base import Facts, Step
 from pretrain.methods.npid import NPID, NPIDOptions
 from pretrain.neighbours import sizes, union, without
 from pretrain.neighbours.clusters import Cells, cluster_bank, random_labels
+from pretrain.neighbours.mining import LAWS
 from pretrain.neighbours.search import ExactSearch, SampledSearch, Search, semantic_sets
 from pretrain.neighbours.spatial import SpatialIndex
 from pretrain.randomness import generator, key
@@ -32,7 +35,9 @@ class SGCLOptions(NPIDOptions):
     """Published values; counts are capped by the number of tiles N (`nei_k` at 5 %, `clusters` at N / 40).
 
     `form`: `exact` compares with the whole bank, `sampled` with `sample` rows at a cost that does not grow with N; `auto` is
-    exact up to 2 million tiles. `d1` ... `d16`, and `forget_start`: true is the fix, false the published behaviour, null follows `variant`.
+    exact up to 2 million tiles. `discrimination`, `spatial`, `semantic` and `inner` are the four invariances. `mining` is the law of the
+    mined ranks, null is that of `d6`; `normalise` divides the weights of the losses by their sum (D14); with `inner_statistics` false
+    the quadrants leave the stored statistics of batch norm, which the exported encoder uses, to the whole tiles. `d1` ... `d16`, and `forget_start`: true is the fix, false the published behaviour, null follows `variant`.
     """
 
     variant: str = "fixed"
@@ -45,9 +50,13 @@ class SGCLOptions(NPIDOptions):
     clusterings: int = 3
     tau: float = 0.07
     ramp_up: int = 10
+    discrimination: bool = True
     spatial: bool = True
     semantic: bool = True
     inner: bool = True
+    mining: str | None = None
+    normalise: bool = False
+    inner_statistics: bool = True
     forget_start: bool | None = None
     d1: bool | None = None
     d2: bool | None = None
@@ -80,6 +89,21 @@ def switches(options: SGCLOptions) -> Switches:
     return Switches(**{name: default if value is None else value for name, value in chosen.items()})
 
 
+@contextmanager
+def statistics_held(module: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norm as they are while batches still pass by their own."""
+    layers = [
+        (layer, layer.momentum) for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
+    try:
+        for layer, _ in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in layers:
+            layer.momentum = momentum
+
+
 class SGCL(NPID):
     """L = L_self + w(epoch) L_neighbours + L_inner, exact over the whole bank."""
 
@@ -96,7 +120,7 @@ class SGCL(NPID):
         self.cells = Cells(
             random_labels(facts.tiles, self.clusters, options.clusterings, facts.seed, facts.world.device)
         )
-        self.law = "fixed" if self.switches.d6 else "reference"
+        self.law = options.mining or ("fixed" if self.switches.d6 else "reference")
         self.sampled = options.form == "sampled" or (options.form == "auto" and facts.tiles > EXACT_LIMIT)
         if options.spatial or options.semantic:
             self.remember_rows("backbone", self.dimension)
@@ -112,6 +136,12 @@ class SGCL(NPID):
         switches(options)
         if options.form not in ("auto", "exact", "sampled"):
             raise UserError(f"sgcl.form={options.form} is not known: choose auto, exact or sampled.")
+        if options.mining is not None and options.mining not in LAWS:
+            raise UserError(f"sgcl.mining={options.mining} is not known: choose {', '.join(LAWS)}, or null.")
+        if options.mining == "hardest" and options.form == "sampled":
+            raise UserError("sgcl.mining=hardest needs sgcl.form=exact: a sample does not hold the most similar tiles.")
+        if not (options.discrimination or options.spatial or options.semantic or options.inner):
+            raise UserError("sgcl needs one of discrimination, spatial, semantic and inner: all are false.")
         if options.sample < 100:
             raise UserError(f"sgcl.sample={options.sample} is too small: give 100 or more.")
         if options.shard and options.form != "sampled":
@@ -150,7 +180,9 @@ class SGCL(NPID):
         pooled = self.backbone(views["global"])
         q = F.normalize(self.neck(pooled).float(), dim=1)
         drawn = self.draw_negatives(step)
-        result = Step({"self": self.self_invariance(q, tile_ids, drawn)}, q, tile_ids, writes={"global": q})
+        result = Step({}, q, tile_ids, writes={"global": q})
+        if self.options.discrimination:
+            result.losses["self"] = self.self_invariance(q, tile_ids, drawn)
         if self.options.spatial or self.options.semantic:
             h = F.normalize(pooled.detach().float(), dim=1)
             result.writes["backbone"] = h
@@ -159,9 +191,13 @@ class SGCL(NPID):
             result.weights["neighbours"] = ramp_up(epoch, self.options.ramp_up)
         if self.options.inner:
             local = torch.cat([views[name] for name in QUADRANTS])
-            p = F.normalize(self.neck(self.backbone(local)).float(), dim=1).view(len(QUADRANTS), len(q), -1)
+            with nullcontext() if self.options.inner_statistics else statistics_held(self):
+                p = F.normalize(self.neck(self.backbone(local)).float(), dim=1).view(len(QUADRANTS), len(q), -1)
             result.writes |= dict(zip(QUADRANTS, p, strict=True))
             result.losses["inner"] = self.inner_invariance(p, tile_ids, drawn)
+        if self.options.normalise:
+            weights = {name: result.weights.get(name, 1.0) for name in result.losses}
+            result.weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         return result
 
     def search(self, step: int) -> Search:

@@ -5,10 +5,18 @@ import torch
 from torch import Tensor
 
 from pretrain.neighbours.select import at_ranks
+from results.errors import UserError
 
 WINDOW = 0.2
 ALPHA, BETA = 5.0, 15.0
 HISTOGRAM_SAMPLES, HISTOGRAM_BINS = 1_000_000, 100
+LAWS = ("fixed", "reference", "late", "hardest", "uniform")
+"""`fixed` and `reference` are the method's; the others belong to the ablation of the published configurations (2.10)."""
+
+
+def window_share(law: str) -> float:
+    """Return the most similar share of the tiles that a law draws from: all of them for `uniform`."""
+    return 1.0 if law == "uniform" else WINDOW
 
 
 def rank_weights(window: int, law: str, seed: int = 0) -> np.ndarray:
@@ -17,13 +25,17 @@ def rank_weights(window: int, law: str, seed: int = 0) -> np.ndarray:
     Args:
         window: number of positions, floor(0.2 N).
         law: `fixed` is the Beta(5, 15) density over [0, 1]; `reference` is the published histogram of 1e6 samples whose
-            100 bins span the sample's minimum to maximum, stretched to the window (which shifts its mean from 0.25 to 0.33).
+            100 bins span the sample's minimum to maximum, stretched to the window (which shifts its mean from 0.25 to 0.33);
+            `late` is Beta(15, 5), `uniform` weighs all alike, and so does `hardest`, which `Ranks` does not draw.
 
     Returns:
         (window,) float64, not normalised.
     """
-    if law == "fixed":
+    if law in ("uniform", "hardest"):
+        return np.ones(window)
+    if law in ("fixed", "late"):
         p = (np.arange(window) + 0.5) / window
+        p = 1 - p if law == "late" else p
         return p ** (ALPHA - 1) * (1 - p) ** (BETA - 1)
     samples = np.random.default_rng(seed).beta(ALPHA, BETA, HISTOGRAM_SAMPLES)
     counts, _ = np.histogram(samples, HISTOGRAM_BINS)
@@ -41,14 +53,37 @@ def draw_ranks(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.
     return np.sort(possible[np.argpartition(keys, count - 1)[:count]])
 
 
+class Ranks:
+    """A law over the similarity list of a cohort, ready to draw rank positions from.
+
+    Args:
+        law: one of `LAWS`; tiles: N; seed: see `rank_weights`.
+    """
+
+    def __init__(self, law: str, tiles: int, seed: int = 0):
+        self.law = law
+        self.weights = rank_weights(max(1, int(window_share(law) * tiles)), law, seed)
+
+    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Return up to `count` distinct positions, int64 ascending; `hardest` takes the first ones."""
+        if self.law == "hardest":
+            return np.arange(min(count, len(self.weights)))
+        return draw_ranks(self.weights, count, rng)
+
+
 def draw_fractions(law: str, count: int, rng: np.random.Generator, seed: int = 0) -> np.ndarray:
-    """Draw rank fractions of the whole bank, WINDOW x Beta(5, 15) or the published histogram, with replacement (S3).
+    """Draw rank fractions of the whole bank, WINDOW x Beta(5, 15) or another law, with replacement (S3).
 
     Returns:
-        (count,) float64 in [0, WINDOW), ascending.
+        (count,) float64 in [0, `window_share(law)`), ascending.
     """
-    if law == "fixed":
-        return np.sort(WINDOW * rng.beta(ALPHA, BETA, count))
+    if law == "hardest":
+        raise UserError("mining=hardest needs form=exact: a sample does not hold the most similar tiles.")
+    if law == "uniform":
+        return np.sort(rng.random(count))
+    if law in ("fixed", "late"):
+        drawn = rng.beta(ALPHA, BETA, count)
+        return np.sort(WINDOW * (1 - drawn if law == "late" else drawn))
     weights = rank_weights(HISTOGRAM_BINS, law, seed)
     bins = rng.choice(HISTOGRAM_BINS, count, p=weights / weights.sum())
     return np.sort(WINDOW * (bins + rng.random(count)) / HISTOGRAM_BINS)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pretrain.bank import MemoryBank
 from pretrain.neighbours.clusters import Cells
-from pretrain.neighbours.mining import WINDOW, draw_fractions, draw_ranks, mined_negatives, rank_weights
+from pretrain.neighbours.mining import Ranks, draw_fractions, mined_negatives
 from pretrain.neighbours.select import kth_largest
 from pretrain.neighbours.semantic import auxiliary_anchors, semantic_positives
 
@@ -76,8 +76,7 @@ class ExactSearch:
     """
 
     def __init__(self, bank: MemoryBank, backbone: MemoryBank, law: str, seed: int):
-        self.bank, self.backbone = bank, backbone
-        self.weights = rank_weights(max(1, int(WINDOW * len(bank))), law, seed)
+        self.bank, self.backbone, self.ranks = bank, backbone, Ranks(law, len(bank), seed)
 
     @torch.no_grad()
     def semantic(self, queries: Tensor, own: Tensor, cells: Cells, nearest: int) -> Tensor:
@@ -86,7 +85,7 @@ class ExactSearch:
     def mined(
         self, queries: Tensor, pooled: Tensor, excluded: Tensor, count: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ranks = torch.from_numpy(draw_ranks(self.weights, count, rng)).to(queries.device)
+        ranks = torch.from_numpy(self.ranks.draw(count, rng)).to(queries.device)
         with torch.no_grad():
             found = mined_negatives(self.backbone.similarity(pooled), excluded, ranks)
             rows = self.bank[found.clamp(min=0)]

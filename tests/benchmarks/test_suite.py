@@ -3,7 +3,6 @@ import shlex
 import pytest
 
 from benchmarks.suite import (
-    SUITES,
     Suite,
     known_suites,
     load_suite,
@@ -18,10 +17,9 @@ from results.files import write_json
 def test_every_suite_reads_and_has_commands():
     assert "demo" in known_suites()
     for name in known_suites():
-        assert len((SUITES / f"{name}.yaml").read_text().splitlines()) < 30
         found, suite = load_suite(name, [])
         assert found == name
-        assert len(pretrain_commands(name, suite)) == len(suite.methods) * len(suite.seeds)
+        assert len(pretrain_commands(name, suite)) == len(suite.variants or suite.methods) * len(suite.seeds)
 
 
 def test_demo_is_two_methods_and_one_seed():
@@ -96,3 +94,42 @@ def test_mistakes_say_what_is_known(spec, arguments, words):
     with pytest.raises(UserError) as error:
         load_suite(spec, arguments)
     assert words in str(error.value)
+
+
+def test_variants_are_runs_with_a_name_of_their_own(tmp_path):
+    path = tmp_path / "parts.yaml"
+    path.write_text(
+        "seeds: [0, 1]\npretrain: {sgcl: {radius: 4}, train: {epochs: 2}}\nbase: whole\n"
+        "variants:\n  whole: {}\n  wide (5): {sgcl: {radius: 5}}\n  rival: {method: npid}\n"
+    )
+    name, suite = load_suite(str(path), [])
+    commands = pretrain_commands(name, suite)
+    assert [run.rpartition("-")[0] for run in commands][:4] == [
+        "parts-whole-s0",
+        "parts-wide-5-s0",
+        "parts-rival-s0",
+        "parts-whole-s1",
+    ]
+    whole, wide, rival = list(commands.values())[:3]
+    assert {"method=sgcl", "sgcl.radius=4", "train.epochs=2", "name=whole"} <= set(whole)
+    assert {"sgcl.radius=5", "name=wide (5)"} <= set(wide)
+    assert "sgcl.radius=4" not in wide
+    assert "method=npid" in rival
+    assert "method=sgcl" not in rival
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("variants: {a: {seed: 1}}", "variants.a sets 'seed'"),
+        ("variants: {a: 3}", "variants.a"),
+        ("variants: [a]", "variants must hold"),
+        ("methods: [npid, sgcl]\nvariants: {a: {}}", "must name one method"),
+        ("base: b\nvariants: {a: {}}", "base=b is none of the variants"),
+    ],
+)
+def test_broken_variants_are_refused(tmp_path, text, words):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(UserError, match=words):
+        load_suite(str(path), [])

@@ -143,6 +143,22 @@ def require_complete(coverage: Coverage, path: Path, backbone: str, allow_partia
     )
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """The weights of an encoder, for engines that train it further.
+
+    Attributes:
+        architecture: `resnet18`, `resnet50` or `vit_small`.
+        state: float32 CPU tensors under torchvision's names (timm's for a transformer), without a classifier.
+        mean, std: of RGB in 0 to 1, (3,) each: how its input was normalised.
+    """
+
+    architecture: str
+    state: dict[str, torch.Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class NetworkEncoder:
     """A frozen backbone in inference mode: tiles are resized (bilinear, antialiased) to its input side and normalised its way."""
 
@@ -156,9 +172,11 @@ class NetworkEncoder:
         kind: str,
         digest: str,
         coverage: dict[str, Any] | None,
+        architecture: str,
         card: dict[str, Any] | None = None,
     ) -> None:
         self.name, self.kind, self.digest, self.coverage, self.card = name, kind, digest, coverage, card
+        self.architecture, self._source = architecture, source
         self.feature_dim = feature_dim(model)
         self._model, self._size, self._device = model.to(device).eval(), source.size, device
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (source.mean, source.std))
@@ -171,6 +189,11 @@ class NetworkEncoder:
                 side = (self._size, self._size)
                 tiles = functional.interpolate(tiles, side, mode="bilinear", antialias=True).clamp(0, 1)
             return self._model((tiles - self._mean) / self._std).float().cpu().numpy()
+
+    def backbone(self) -> Backbone:
+        """Return a copy of the weights with what an engine must know to use them."""
+        state = {name: value.detach().float().cpu().clone() for name, value in self._model.state_dict().items()}
+        return Backbone(self.architecture, state, tuple(self._source.mean), tuple(self._source.std))
 
     def for_trial(self, trial: int) -> Self:
         return self
@@ -194,6 +217,7 @@ class RandomEncoder(NetworkEncoder):
             kind="floor",
             digest=value_digest(identity),
             coverage=None,
+            architecture=backbone,
         )
 
     def for_trial(self, trial: int) -> Self:
@@ -219,6 +243,7 @@ def export_encoder(
         kind=kind,
         digest=value_digest([card["digest"], card["input"]]),
         coverage=coverage.report(),
+        architecture=card["backbone"],
         card=card,
     )
     if encoder.feature_dim != card["feature_dim"]:
@@ -257,6 +282,7 @@ def imagenet_encoder(
         kind="floor",
         digest=value_digest({"encoder": "imagenet", "weights": digest, "size": size}),
         coverage=coverage.report(),
+        architecture=backbone,
     )
 
 

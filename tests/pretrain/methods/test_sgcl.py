@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from pretrain.distributed import World
 from pretrain.methods.sgcl import SGCL, SGCLOptions, switches
 from pretrain.neighbours.clusters import Cells
-from pretrain.neighbours.mining import draw_ranks
 from pretrain.randomness import key
 from pretrain.views import QUADRANTS, ViewSettings
 from results.errors import UserError
@@ -43,7 +42,7 @@ def oracle(method, q, h, step):
     on, options, facts = method.switches, method.options, method.facts
     bank, back = method.banks["global"].rows.double(), method.banks["backbone"].rows.double()
     labels, n = method.cells.labels, facts.tiles
-    ranks = draw_ranks(method.exact.weights, method.nearest, np.random.default_rng(key(facts.seed, step, "ranks")))
+    ranks = method.exact.ranks.draw(method.nearest, np.random.default_rng(key(facts.seed, step, "ranks")))
 
     def semantic(query, own):
         s = query @ bank.T
@@ -270,3 +269,58 @@ def test_neighbours_are_found_in_full_precision_under_bf16(facts, form):
     loss, numbers = method.neighbours(result.writes["global"], result.writes["backbone"], IDS, 2, 4)
     assert torch.equal(result.losses["neighbours"], loss)
     assert numbers["semantic_positives"] > 0
+
+
+BATCH = torch.arange(8)
+
+
+def views_of(method, seed=1):
+    rng = torch.Generator().manual_seed(seed)
+    return {view.name: torch.randn(len(BATCH), 3, view.size, view.size, generator=rng) for view in method.views}
+
+
+@pytest.mark.parametrize("part", ["discrimination", "inner"])
+def test_an_invariance_can_be_left_out(facts, part):
+    whole, without = make(facts), make(facts, **{part: False})
+    names = [set(m(views_of(m), BATCH, 1, 0).losses) for m in (whole, without)]
+    assert names[0] - names[1] == {{"discrimination": "self", "inner": "inner"}[part]}
+
+
+def test_normalised_weights_sum_to_one_in_the_published_proportions(facts):
+    plain, normal = make(facts), make(facts, normalise=True)
+    first, second = (m(views_of(m), BATCH, 3, 0) for m in (plain, normal))
+    weights = {name: first.weights.get(name, 1.0) for name in first.losses}
+    assert sum(second.weights.values()) == pytest.approx(1)
+    assert second.total().item() == pytest.approx(first.total().item() / sum(weights.values()), rel=1e-5)
+
+
+def test_quadrants_can_leave_the_stored_statistics_alone(facts):
+    apart, mixed, alone = make(facts, inner_statistics=False), make(facts), make(facts, inner=False)
+    for method in (apart, mixed, alone):
+        method.train()(views_of(make(facts)), BATCH, 1, 0)
+    means = [method.backbone.bn1.running_mean for method in (apart, mixed, alone)]
+    assert torch.equal(means[0], means[2])
+    assert not torch.allclose(means[1], means[2])
+    assert apart.backbone.bn1.momentum == 0.1
+
+
+def test_mining_follows_its_law(facts):
+    tops = {}
+    for law in ("fixed", "late", "hardest", "uniform"):
+        method = make(facts, mining=law)
+        tops[law] = method.exact.ranks.draw(method.nearest, np.random.default_rng(0)) / facts.tiles
+    assert tops["hardest"].max() < tops["fixed"].mean() < tops["late"].mean() < 0.2 < tops["uniform"].mean()
+    assert make(facts, mining="fixed").law == make(facts).law
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mining": "soft"}, "sgcl.mining=soft is not known"),
+        ({"mining": "hardest", "form": "sampled"}, "sgcl.mining=hardest needs"),
+        ({"discrimination": False, "spatial": False, "semantic": False, "inner": False}, "sgcl needs one of"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        SGCL.check(SGCLOptions(**SMALL | options))

@@ -65,7 +65,7 @@ def test_exact_mined_negatives_are_the_oracles(law):
     excluded = union(ids[:, None], torch.arange(90).expand(6, 90))
     search = ExactSearch(bank, backbone, law, 0)
     similarity, present, found = search.mined(q, h, excluded, 50, np.random.default_rng(1))
-    ranks = draw_ranks(search.weights, 50, np.random.default_rng(1))
+    ranks = search.ranks.draw(50, np.random.default_rng(1))
     for row in range(6):
         close = h[row].double() @ backbone.rows.double().T
         close[excluded[row][excluded[row] >= 0]] = -torch.inf
