@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed-$(CUDA)
 LOCK := docker/requirements/dev-$(CUDA).txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table test test-fast lint format env image lock clean
+.PHONY: help setup demo table gpu-check test test-fast lint format env image lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ demo: setup ## the whole path on synthetic slides: pretrain, transfer, table
 
 table: setup ## results/records -> results/tables
 	$(PYTHON) -m results table
+
+gpu-check: setup ## speed, bf16, parity and the dense engines on this machine's GPU; a reduced form without one
+	$(PYTHON) -m benchmarks.speed.gpu
 
 test: lint ## every check: lint, all tests, containers where an engine runs
 	$(PYTHON) -m pytest

@@ -28,7 +28,6 @@ from pretrain.methods.base import Facts
 from pretrain.methods.sgcl import SGCL, SGCLOptions
 from pretrain.neighbours import sizes
 from pretrain.neighbours.clusters import Cells
-from pretrain.neighbours.mining import draw_ranks
 from pretrain.neighbours.search import ExactSearch
 from pretrain.views import ViewSettings
 from results.errors import told
@@ -136,7 +135,7 @@ def measure(settings: Settings, tiles: int) -> list[dict[str, Any]]:
             torch.autograd.grad(info_nce(own, q @ bank[drawn].T, 0.2, drawn == ids[:, None]), q)
             start = time.perf_counter()
             if form == "dense":
-                ranks = torch.from_numpy(draw_ranks(exact.weights, method.nearest, np.random.default_rng(number)))
+                ranks = torch.from_numpy(exact.ranks.draw(method.nearest, np.random.default_rng(number)))
                 loss, _ = dense_loss(
                     q, h, ids, bank.rows, backbone.rows, place, method.cells.labels, ranks,
                     radius=3.0, nearest=method.nearest, tau=0.07,

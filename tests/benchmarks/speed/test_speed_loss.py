@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from benchmarks.speed import loss, shard
 from benchmarks.speed.dense import dense_loss
-from pretrain.neighbours.mining import draw_ranks
 from pretrain.neighbours.search import ExactSearch
 from pretrain.randomness import key
 
@@ -21,7 +20,7 @@ def test_the_yardstick_computes_what_the_exact_form_does():
     ids = torch.tensor([0, 17, 700, 2500, 4096, 4999])
     q, h = (F.normalize(b[ids] + 0.05 * torch.randn(6, b.dimension), dim=1).requires_grad_() for b in (bank, backbone))
     place = torch.stack([method.facts.slide, method.facts.x, method.facts.y], 1)
-    ranks = draw_ranks(method.exact.weights, method.nearest, np.random.default_rng(key(0, 4, "ranks")))
+    ranks = method.exact.ranks.draw(method.nearest, np.random.default_rng(key(0, 4, "ranks")))
     dense, positive = dense_loss(
         q, h, ids, bank.rows, backbone.rows, place, method.cells.labels, torch.from_numpy(ranks),
         radius=3.0, nearest=method.nearest, tau=0.07,
