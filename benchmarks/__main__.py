@@ -1,4 +1,5 @@
-"""`python -m benchmarks run SUITE key=value ...` and `python -m benchmarks plan tiles=N ...`."""
+"""`python -m benchmarks run SUITE key=value ...`, `python -m benchmarks report SUITE key=value ...     the variants of a suite against its base, with the auditor's purity
+python -m benchmarks plan tiles=N ...` and `python -m benchmarks data ...`."""
 
 import sys
 
@@ -6,6 +7,7 @@ from results.errors import UserError, told
 
 HELP = """python -m benchmarks run SUITE key=value ...
 python -m benchmarks plan tiles=1e8 ranks=8 batch=32 bank=fp32|bf16|int8     memory of a cohort's banks and indices
+python -m benchmarks data status | download | prepare | verify [NAME] root=data   the public data sets ('data' alone: help)
 
 Pretrains every method of a suite, scores the encoders beside the floors, writes the table, and keeps what it cost in
 work/suites/. Each step is a command that is printed and can be repeated by hand; a step does no work twice.
@@ -24,6 +26,8 @@ status of the step that stopped the suite (143 after SIGTERM: repeat the command
 
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
+    if arguments[:1] == ["data"] and any(argument in ("-h", "--help", "help") for argument in arguments):
+        arguments = ["data"]
     if not arguments or any(argument in ("-h", "--help", "help") for argument in arguments):
         from benchmarks.suite import known_suites
 
@@ -37,10 +41,19 @@ def _run(arguments: list[str]) -> int:
         from benchmarks.plan import command
 
         return command(arguments[1:])
-    if arguments[0] != "run" or len(arguments) < 2:
+    if arguments[0] == "data":
+        from benchmarks.data.command import command
+
+        return command(arguments[1:])
+    if arguments[0] not in ("run", "report") or len(arguments) < 2:
         raise UserError(
-            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...' or 'plan'."
+            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...', 'plan' or 'data'."
         )
+    if arguments[0] == "report":
+        from benchmarks.report import report
+
+        print(report(arguments[1], arguments[2:]))
+        return 0
     from benchmarks.run import run_suite
 
     return run_suite(arguments[1], arguments[2:])

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.steps import Runner
-from benchmarks.suite import Suite, load_suite, pretrain_commands, table_command, transfer_command
+from benchmarks.report import report
+from benchmarks.steps import SOME_FAILED, Runner
+from benchmarks.suite import Suite, audit_commands, load_suite, pretrain_commands, table_command, transfer_command
 from results import provenance
 from results.files import write_json
 
@@ -29,6 +30,8 @@ def run_suite(spec: str, arguments: list[str], runner: Runner | None = None) -> 
     started, start = provenance.now(), time.perf_counter()
     with runner.forwarding():
         status = _steps(name, suite, runner)
+        if suite.base is not None and status in (0, SOME_FAILED) and not runner.stopped_by:
+            print(f"compared in {report(spec, arguments)}", flush=True)
     wall = time.perf_counter() - start
     folder = _folder(Path(suite.work), name)
     write_json(
@@ -55,6 +58,7 @@ def _steps(name: str, suite: Suite, runner: Runner) -> int:
     pretraining = pretrain_commands(name, suite)
     stages: list[Callable[[], dict[str, tuple[str, list[str]]]]] = [
         lambda: {run.rpartition("-")[0]: ("pretrain", own) for run, own in pretraining.items()},
+        lambda: {run: ("pretrain", own) for run, own in audit_commands(suite, list(pretraining)).items()},
         lambda: {"transfer": ("transfer", transfer_command(suite, list(pretraining)))},
         lambda: {"table": ("results", table_command(suite))},
     ]
@@ -68,7 +72,7 @@ def _steps(name: str, suite: Suite, runner: Runner) -> int:
             return stopping[0] if stopping else 128 + runner.stopped_by
         if stopping:
             return stopping[0]
-        status = max(status, *(step.status for step in steps))
+        status = max([status, *(step.status for step in steps)])
     return status
 
 

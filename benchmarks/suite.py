@@ -154,23 +154,45 @@ def _settings(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={_text(value)}" for key, value in values.items() if value is not None]
 
 
-def pretrain_commands(name: str, suite: Suite) -> dict[str, list[str]]:
-    """Return run name -> arguments of `python -m pretrain`, one a method (or variant) and seed, the first seed first.
-
-    The run's name ends in a digest of its settings: the same suite finds its runs again, a changed one makes new ones.
-    """
-    plans = {method: {"method": method} for method in suite.methods}
+def plans(suite: Suite) -> dict[str, dict[str, str]]:
+    """Return row name -> the settings that make it: a method each, or the variants of one."""
     if suite.variants:
-        plans = {variant: {"method": suite.methods[0], **own} for variant, own in suite.variants.items()}
+        return {variant: {"method": suite.methods[0], **own} for variant, own in suite.variants.items()}
+    return {method: {"method": method} for method in suite.methods}
+
+
+def run_name(name: str, suite: Suite, plan: str, own: Mapping[str, str], seed: int) -> str:
+    """Return the name of one run; it ends in a digest of its settings, so a suite finds its runs again."""
+    return f"{name}-{slug(plan)}-s{seed}-{value_digest(_what(suite, own, seed))[:8]}"
+
+
+def _what(suite: Suite, own: Mapping[str, str], seed: int) -> dict[str, Any]:
+    shared = {key: value for key, value in suite.pretrain.items() if key not in own}
+    return {**shared, "cohort": suite.cohort, "recipe": suite.recipe, **own, "seed": seed}
+
+
+def pretrain_commands(name: str, suite: Suite) -> dict[str, list[str]]:
+    """Return run name -> arguments of `python -m pretrain`, one a method (or variant) and seed, the first seed first."""
     commands = {}
     for seed in suite.seeds:
-        for plan, own in plans.items():
-            what = {"cohort": suite.cohort, "recipe": suite.recipe, **own, "seed": seed}
-            what = {**{key: value for key, value in suite.pretrain.items() if key not in own}, **what}
-            run = f"{name}-{slug(plan)}-s{seed}-{value_digest(what)[:8]}"
+        for plan, own in plans(suite).items():
+            run = run_name(name, suite, plan, own, seed)
             named = {"name": plan} if suite.variants else {}
-            commands[run] = _settings({**what, **named, "work": suite.work, "run": run})
+            commands[run] = _settings({**_what(suite, own, seed), **named, "work": suite.work, "run": run})
     return commands
+
+
+def audit_commands(suite: Suite, runs: list[str]) -> dict[str, list[str]]:
+    """Return run name -> arguments of `python -m pretrain audit`, of the runs whose newest checkpoint was not audited yet."""
+    if not suite.audit:
+        return {}
+    waiting = [run for run in runs if not _audited(Path(suite.work) / "runs" / run)]
+    return {run: ["audit", *_settings({"run": run, "work": suite.work})] for run in waiting}
+
+
+def _audited(run: Path) -> bool:
+    found, card = run / "audit" / "audit.json", run / "export" / "card.json"
+    return found.is_file() and card.is_file() and found.stat().st_mtime >= card.stat().st_mtime
 
 
 def transfer_command(suite: Suite, runs: list[str]) -> list[str]:
