@@ -22,6 +22,7 @@ METHODS = {
     "densecl": "pretrain.methods.densecl:DenseCL",
     "dino": "pretrain.methods.dino:DINO",
     "barlow_twins": "pretrain.methods.barlow_twins:BarlowTwins",
+    "vicreg": "pretrain.methods.vicreg:VICReg",
 }
 
 
