@@ -55,6 +55,11 @@ class Step:
         return torch.stack([self.weights.get(name, 1.0) * loss for name, loss in self.losses.items()]).sum()
 
 
+def full_precision(features: Tensor) -> torch.autocast:
+    """Leave autocast for similarities with a bank: in bf16 logits carry errors of a percent, and ranks are ties."""
+    return torch.autocast(features.device.type, enabled=False)
+
+
 class Method(nn.Module):
     """A method says which views it wants, what a batch costs, and what it must remember between runs.
 

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from lightly.models.utils import select_most_similar, update_momentum
 from torch import Tensor
 
 from pretrain.backbones import dense_features, mlp_neck, teacher_of
-from pretrain.methods.base import Facts, Step
+from pretrain.methods.base import Facts, Step, full_precision
 from pretrain.methods.moco import MoCoV2, MoCoV2Options
 from pretrain.views import ViewSettings
 
@@ -47,7 +46,7 @@ class DenseCL(MoCoV2):
         places = F.normalize(self.dense_neck(features).float(), dim=2)
         key, mean_key, key_features, key_places = self.keys(views["second"], step)
         t, count = self.options.temperature, places.shape[1]
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q):
             matched = select_most_similar(features.detach().float(), key_features, key_places)
             losses = {
                 "global": self.queues["global"].loss(q, key, tile_ids, t),

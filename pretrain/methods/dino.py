@@ -12,7 +12,7 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 
 from pretrain.backbones import teacher_of
-from pretrain.methods.base import Facts, Method, Step
+from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.methods.moco import check_share
 from pretrain.views import View, ViewSettings, local_views, two_views
 from results.errors import UserError
@@ -99,7 +99,7 @@ class DINO(Method):
         if local:
             outputs = self.student["head"](self.student["backbone"](torch.cat(local)))
             guesses += outputs.float().chunk(len(local))
-        with torch.autocast(whole.device.type, enabled=False):
+        with full_precision(whole):
             loss = self.loss(list(targets), guesses, teacher_temp=self.teacher_temperature(epoch))
         return Step({"distil": loss}, F.normalize(features.float().chunk(2)[0], dim=1), tile_ids)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pretrain.backbones import mlp_neck, teacher_of
 from pretrain.losses import info_nce
-from pretrain.methods.base import Facts, Method, Step
+from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.randomness import generator
 from pretrain.views import View, ViewSettings, two_views
 from results.errors import UserError
@@ -92,7 +92,7 @@ class MoCoV1(Method):
     def forward(self, views: dict[str, Tensor], tile_ids: Tensor, epoch: int, step: int) -> Step:
         q = F.normalize(self.neck(self.backbone(views["global"])).float(), dim=1)
         (key,) = self.keys(views["second"], step)
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q):
             loss = self.queues["global"].loss(q, key, tile_ids, self.options.temperature)
         return Step({"contrast": loss}, q, tile_ids, writes={"global": key})
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pretrain.backbones import mlp_neck
 from pretrain.bank import STORAGES
 from pretrain.losses import info_nce
-from pretrain.methods.base import Facts, Method, Step
+from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.randomness import generator
 from pretrain.views import View, ViewSettings, global_view
 from results.errors import UserError
@@ -86,5 +86,6 @@ class NPID(Method):
     def self_invariance(self, q: Tensor, tile_ids: Tensor, drawn: Tensor) -> Tensor:
         """L_self of (B, D) queries; a tile is never its own negative (D10)."""
         bank = self.banks["global"]
-        positive = (q * bank[tile_ids]).sum(1)
-        return info_nce(positive, q @ bank[drawn].T, self.options.temperature, drawn == tile_ids[:, None])
+        with full_precision(q):
+            positive, negatives = (q * bank[tile_ids]).sum(1), q @ bank[drawn].T
+        return info_nce(positive, negatives, self.options.temperature, drawn == tile_ids[:, None])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.losses import info_nce
-from pretrain.methods.base import Facts, Step
+from pretrain.methods.base import Facts, Step, full_precision
 from pretrain.methods.npid import NPID, NPIDOptions, linear_neck
 from pretrain.randomness import uniform
 from pretrain.views import View, ViewSettings
@@ -67,10 +67,13 @@ class PIRL(NPID):
         jigsaw = self.join(cells.view(len(CELLS), len(q), -1).transpose(0, 1), self.orders(tile_ids, epoch))
         bank, drawn = self.banks["global"], self.draw_negatives(step)
         negatives, own, absent = bank[drawn].T, bank[tile_ids], drawn == tile_ids[:, None]
-        losses = {
-            name: info_nce((query * own).sum(1), query @ negatives, self.options.temperature, absent)
-            for name, query in (("self", q), ("jigsaw", jigsaw))
-        }
+        with full_precision(q):
+            losses = {
+                name: info_nce(
+                    (query.float() * own).sum(1), query.float() @ negatives, self.options.temperature, absent
+                )
+                for name, query in (("self", q), ("jigsaw", jigsaw))
+            }
         weights = {"self": self.options.global_weight, "jigsaw": self.options.jigsaw_weight}
         return Step(losses, q, tile_ids, weights, writes={"global": q})
 

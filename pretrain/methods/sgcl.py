@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.losses import info_nce, neighbour_loss, ramp_up
-from pretrain.methods.base import Facts, Step
+from pretrain.methods.base import Facts, Step, full_precision
 from pretrain.methods.npid import NPID, NPIDOptions
 from pretrain.neighbours import sizes, union, without
 from pretrain.neighbours.clusters import Cells, cluster_bank, random_labels
@@ -186,7 +186,7 @@ class SGCL(NPID):
         if self.options.spatial or self.options.semantic:
             h = F.normalize(pooled.detach().float(), dim=1)
             result.writes["backbone"] = h
-            with torch.autocast(q.device.type, enabled=False):  # ranks of bf16 similarities would be ties
+            with full_precision(q):
                 result.losses["neighbours"], result.numbers = self.neighbours(q, h, tile_ids, epoch, step)
             result.weights["neighbours"] = ramp_up(epoch, self.options.ramp_up)
         if self.options.inner:
@@ -269,10 +269,11 @@ class SGCL(NPID):
         banks = [self.banks[name] for name in QUADRANTS]
         own = torch.stack([bank[tile_ids] for bank in banks])
         drawn = drawn[: max(1, len(drawn) // len(banks))]
-        negatives = p.flatten(0, 1) @ torch.cat([bank[drawn] for bank in banks]).T
+        with full_precision(p):
+            negatives = p.flatten(0, 1) @ torch.cat([bank[drawn] for bank in banks]).T
+            siblings = torch.einsum("abd,cbd->abc", p, own).flatten(0, 1)
         absent = (drawn == tile_ids[:, None]).repeat(len(banks), len(banks))
         if self.switches.d16:
-            siblings = torch.einsum("abd,cbd->abc", p, own).flatten(0, 1)
             diagonal = torch.eye(len(banks), dtype=torch.bool, device=p.device).repeat_interleave(len(tile_ids), 0)
             negatives, absent = torch.cat([negatives, siblings], 1), torch.cat([absent, diagonal], 1)
         positive = (p * own).sum(2).flatten()

@@ -8,7 +8,7 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor
 
-from pretrain.methods.base import Facts, Method, Step
+from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.views import View, ViewSettings, two_views
 
 
@@ -42,6 +42,6 @@ class SimCLR(Method):
     def forward(self, views: dict[str, Tensor], tile_ids: Tensor, epoch: int, step: int) -> Step:
         both = torch.cat([views["global"], views["second"]])
         first, second = F.normalize(self.neck(self.backbone(both)).float(), dim=1).chunk(2)
-        with torch.autocast(first.device.type, enabled=False):
+        with full_precision(first):
             loss = self.loss(first, second)
         return Step({"contrast": loss}, first, tile_ids)

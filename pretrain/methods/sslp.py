@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.losses import EPSILON, info_nce, neighbour_loss, ramp_up
-from pretrain.methods.base import Facts, Method, Step
+from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.methods.npid import linear_neck
 from pretrain.neighbours import sizes, union, without
 from pretrain.neighbours.clusters import Cells, cluster, random_labels
@@ -79,7 +79,7 @@ class SSLP(Method):
 
     def forward(self, views: dict[str, Tensor], tile_ids: Tensor, epoch: int, step: int) -> Step:
         q = F.normalize(self.neck(self.backbone(views["global"])).float(), dim=1)
-        with torch.autocast(q.device.type, enabled=False):  # ranks of bf16 similarities would be ties
+        with full_precision(q):
             losses, numbers = self.terms(q, tile_ids, epoch, step)
         weight = ramp_up(epoch, self.options.ramp_up)
         weights = {"spatial": weight, "semantic": weight}

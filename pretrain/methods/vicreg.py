@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from lightly.loss import VICRegLoss
 from lightly.models.modules.heads import VICRegProjectionHead
 from torch import Tensor
 
-from pretrain.methods.base import Facts, Method, Step
+from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.views import View, ViewSettings, two_views
 
 
@@ -46,6 +45,6 @@ class VICReg(Method):
 
     def forward(self, views: dict[str, Tensor], tile_ids: Tensor, epoch: int, step: int) -> Step:
         first, second = (self.neck(self.backbone(views[name])).float() for name in ("global", "second"))
-        with torch.autocast(first.device.type, enabled=False):
+        with full_precision(first):
             loss = self.loss(first, second)
         return Step({"vicreg": loss}, F.normalize(first, dim=1), tile_ids)

@@ -324,3 +324,14 @@ def test_mining_follows_its_law(facts):
 def test_parts_that_cannot_be_are_refused(options, words):
     with pytest.raises(UserError, match=words):
         SGCL.check(SGCLOptions(**SMALL | options))
+
+
+def test_similarities_with_the_banks_stay_in_full_precision_under_bf16(facts):
+    method = make(facts)
+    q, _ = queries(method)
+    p = F.normalize(torch.randn(4, len(IDS), SMALL["dimension"], generator=torch.Generator().manual_seed(1)), dim=2)
+    drawn = method.draw_negatives(0)
+    plain = method.self_invariance(q, IDS, drawn), method.inner_invariance(p, IDS, drawn)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = method.self_invariance(q, IDS, drawn), method.inner_invariance(p, IDS, drawn)
+    assert [a.item() for a in plain] == [b.item() for b in low]
