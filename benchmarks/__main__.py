@@ -1,11 +1,11 @@
-"""`python -m benchmarks run SUITE key=value ...`, `python -m benchmarks report SUITE key=value ...     the variants of a suite against its base, with the auditor's purity
-python -m benchmarks plan tiles=N ...` and `python -m benchmarks data ...`."""
+"""`python -m benchmarks run | report SUITE key=value ...`, `python -m benchmarks plan tiles=N ...` and `python -m benchmarks data ...`."""
 
 import sys
 
 from results.errors import UserError, told
 
 HELP = """python -m benchmarks run SUITE key=value ...
+python -m benchmarks report SUITE key=value ...     the variants of a suite against its base, with the auditor's purity
 python -m benchmarks plan tiles=1e8 ranks=8 batch=32 bank=fp32|bf16|int8     memory of a cohort's banks and indices
 python -m benchmarks data status | download | prepare | verify [NAME] root=data   the public data sets ('data' alone: help)
 
@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> int:
         return command(arguments[1:])
     if arguments[0] not in ("run", "report") or len(arguments) < 2:
         raise UserError(
-            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...', 'plan' or 'data'."
+            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...', 'report SUITE', 'plan' or 'data'."
         )
     if arguments[0] == "report":
         from benchmarks.report import report

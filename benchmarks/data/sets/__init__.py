@@ -1,0 +1,1 @@
+"""One file a data set; its `DATA_SET` is all the commands know of it."""

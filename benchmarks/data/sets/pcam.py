@@ -1,0 +1,118 @@
+"""PatchCamelyon: 327,680 patches of Camelyon16 slides in six HDF5 files."""
+
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.data.dataset import Archive, DataSet, Part, Source, files_below
+from benchmarks.data.hdf5 import Dataset, read_datasets
+from benchmarks.data.report import Report, Unreadable
+from benchmarks.data.tables import read_rows
+
+HOME = "https://zenodo.org/records/2546921"
+PREFIX = "camelyonpatch_level_2_split_"
+COUNTS = {"train": 262144, "valid": 32768, "test": 32768}
+SHAPES = {"x": (96, 96, 3), "y": (1, 1, 1)}
+META = ("coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
+MD5 = {
+    "train_x.h5.gz": "1571f514728f59376b705fc836ff4b63", "train_y.h5.gz": "35c2d7259d906cfc8143347bb8e05be7",
+    "train_meta.csv": "5a3dd671e465cfd74b5b822125e65b0a", "valid_x.h5.gz": "d5b63470df7cfa627aeec8b9dc0c066e",
+    "valid_y.h5.gz": "2b85f58b927af9964a4c15b8f7e8f179", "valid_meta.csv": "67589e00a4a37ec317f2d1932c7502ca",
+    "test_x.h5.gz": "d8c2d60d490dbd479f8199bdfa0cf6ec", "test_y.h5.gz": "60a7035772fbdb7f34eb86d4420cf66a",
+    "test_meta.csv": "3455fd69135b66734e1008f3af684566",
+}  # fmt: skip
+"""The authors' readme lists the sums of `valid` and `test` the wrong way round; these are what the hosts give."""
+
+FILES = tuple(f"{PREFIX}{split}_{kind}" for split in COUNTS for kind in ("x.h5", "y.h5", "meta.csv"))
+
+
+def parts(root: Path) -> list[Part]:
+    """Count the six HDF5 files (unpacked) and the three tables."""
+    hdf5 = [name for name in FILES if name.endswith(".h5")]
+    tables = [name for name in FILES if name.endswith(".csv")]
+    return [
+        Part(what, sum((root / name).is_file() for name in own), len(own))
+        for what, own in (("HDF5 files", hdf5), ("tables", tables))
+    ]
+
+
+def verify(root: Path, report: Report) -> None:
+    """Check that the nine files are there with the right shapes, labels and rows."""
+    for path, _ in files_below(root):
+        stem = path.removesuffix(".gz")
+        if stem not in FILES:
+            is_copy = any(Path(path).name.startswith(Path(name).stem) for name in FILES)
+            text = "looks like a copy" if is_copy else "is none of the nine files"
+            report.problem("duplicate" if is_copy else "stray file", f"{path} {text}")
+    for split, count in COUNTS.items():
+        for key, shape in SHAPES.items():
+            name = f"{PREFIX}{split}_{key}.h5"
+            try:
+                _check_array(root, name, key, (count, *shape), report)
+            except (Unreadable, OSError) as error:
+                kind = getattr(error, "kind", "unreadable")
+                if kind == "not checked":
+                    report.remarks.append(f"{name} {error}")
+                else:
+                    report.problem(kind, f"{name} {error}")
+        _check_table(root, f"{PREFIX}{split}_meta.csv", count, report)
+
+
+def _check_array(root: Path, name: str, key: str, shape: tuple[int, ...], report: Report) -> None:
+    path = root / name
+    if not path.is_file():
+        if path.with_name(f"{name}.gz").is_file():
+            raise Unreadable("missing files", "is still packed: run 'prepare'")
+        raise Unreadable("missing files", "is not there")
+    found = read_datasets(path)
+    if key not in found:
+        raise Unreadable("missing class", f"has no data set '{key}'")
+    dataset = found[key]
+    if dataset.shape != shape or dataset.item_bytes != 1:
+        raise Unreadable("wrong size", f"holds {dataset.shape} of {dataset.item_bytes} bytes, not {shape} of 1")
+    if key == "y" and dataset.offset is not None:
+        _check_labels(path, dataset, report)
+
+
+def _check_labels(path: Path, dataset: Dataset, report: Report) -> None:
+    with open(path, "rb") as file:
+        file.seek(dataset.offset or 0)
+        counts = Counter(file.read(dataset.shape[0]))
+    if sum(counts.values()) < dataset.shape[0]:
+        raise Unreadable("truncated", "is cut short within its labels")
+    if set(counts) != {0, 1}:
+        raise Unreadable("missing class", f"has the labels {sorted(counts)[:5]}, not 0 and 1")
+    report.facts[f"tumour share of {path.stem.split('_')[-2]}"] = f"{counts[1] / dataset.shape[0]:.4f}"
+
+
+def _check_table(root: Path, name: str, count: int, report: Report) -> None:
+    try:
+        if not (root / name).is_file():
+            raise Unreadable("missing files", "is not there")
+        slides = Counter(row["wsi"] for row in read_rows(root / name, META))
+    except (Unreadable, OSError) as error:
+        report.problem(getattr(error, "kind", "bad table"), f"{name} {error}")
+        return
+    report.facts[f"slides of {name.split('_')[-2]}"] = len(slides)
+    if slides.total() != count:
+        report.problem("wrong count", f"{name} has {slides.total():,} rows, {count:,} are expected")
+
+
+DATA_SET = DataSet(
+    name="pcam",
+    title="PatchCamelyon: is there tumour in the middle of a patch of a lymph node?",
+    licence="CC0 1.0",
+    cite="Veeling et al., MICCAI 2018, doi 10.1007/978-3-030-00934-2_24; Ehteshami Bejnordi et al., JAMA 2017, doi 10.1001/jama.2017.14585",
+    home=HOME,
+    size=17_500_000_000,
+    folder="pcam",
+    markers=(f"{PREFIX}*",),
+    parts=parts,
+    verify=verify,
+    sources=tuple(Source(f"{HOME}/files/{PREFIX}{n}?download=1", f"{PREFIX}{n}", None, md5) for n, md5 in MD5.items()),
+    archives=(Archive((f"{PREFIX}*.h5.gz",), "", (), 8_000_000_000),),
+    traps=(
+        "Patches are cut from Camelyon16 slides: an encoder that was pretrained on those has seen them.",
+        "A label is 1 when the middle 32 x 32 px hold a tumour pixel; tumour at the rim does not count.",
+        "The authors' readme lists the md5 sums of valid and test the wrong way round.",
+    ),
+)
