@@ -1,11 +1,11 @@
-"""`python -m pretrain [tile | train | export | audit | parity] key=value ...`: slides in, a pretrained backbone out."""
+"""`python -m pretrain [tile | train | export | audit | parity | manifest] key=value ...`: slides in, a pretrained backbone out."""
 
 import os
 import sys
 
 from results.errors import told
 
-HELP = """usage: python -m pretrain [tile | train | export | audit | parity] [key=value ...]
+HELP = """usage: python -m pretrain [tile | train | export | audit | parity | manifest] [key=value ...]
 
 Whole-slide images in, a pretrained backbone out. Without a step: the first three, and no work is done twice.
 
@@ -13,10 +13,14 @@ Whole-slide images in, a pretrained backbone out. Without a step: the first thre
   train     tiles -> work/runs/<method>-<cohort>-<time>/     (torchrun --nproc_per_node=N -m pretrain train ...)
   export    newest checkpoint -> <run>/export/backbone.safetensors + card.json
   audit     run=NAME|FOLDER [work=FOLDER] [anchors=N]: what its positive pairs hold -> <run>/audit/report.html + audit.json
+  manifest  write store=FOLDER out=FILE [list=sgcl-pretraining|train|validation|test] | diff FILE FILE | show FILE:
+            which tiles, from where, how made; tile manifest=FILE cohort=... makes them again and verifies each (docs/manifests.md)
   parity    [processes=[1,2,4]]: do several ranks compute what one does? under torchrun: the ranks of this cluster
 
 settings (python -m pretrain --settings prints all, with their values)
   cohort=FOLDER|CSV|rehearsal   slides; rehearsal makes synthetic ones      [rehearsal]
+  cohort=camelyon16 root=FOLDER [camelyon16.part=train|validation|test|all] [train]
+  manifest=FILE                 exactly the tiles of a manifest             [none]
   method=NAME                   sgcl or a rival (docs/methods.md)           [sgcl]
   recipe=NAME|FILE.yaml         a named set of settings: smoke, demo ...    [none]
   train.epochs=N                                                            [10]
@@ -27,7 +31,7 @@ settings (python -m pretrain --settings prints all, with their values)
   train.processes=N             processes to train with                     [one per GPU]
   seed=N device=auto|cpu|cuda run=NAME
 
-exit status: 0 done; 2 a mistake in input or settings; 3 done, but slides failed and were named; 143 stopped by SIGTERM, checkpoint saved
+exit status: 0 done; 1 manifest diff found a difference; 2 a mistake in input or settings; 3 done, but slides failed and were named; 143 stopped by SIGTERM, checkpoint saved
 """
 
 
@@ -39,13 +43,21 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # read when torch loads: threads that spin starve each other on busy cores
-    from pretrain.job import run
-
     try:
-        return told(lambda: run(arguments))
+        return told(lambda: _run(arguments))
     except KeyboardInterrupt:
         print("stopped: nothing half-written; the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments and arguments[0] == "manifest":  # needs no torch
+        from pretrain.manifest.command import command
+
+        return command(arguments[1:])
+    from pretrain.job import run
+
+    return run(arguments)
 
 
 if __name__ == "__main__":

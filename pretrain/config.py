@@ -38,6 +38,16 @@ class RehearsalSettings:
 
 
 @dataclass
+class Camelyon16Settings:
+    """Slides of `cohort=camelyon16` (part: train, validation, test, all), and when a tile of them is tumour."""
+
+    part: str = "train"
+    rule: str = "centre"
+    centre: float = 1 / 3
+    min_share: float = 0.5
+
+
+@dataclass
 class TrainSettings:
     """One run of the loop. The published schedule is epochs=100, batch_size=32 on 4 GPUs, lr=0.015.
 
@@ -75,6 +85,8 @@ class Config:
     tile: int = 256
     mpp: float = 0.5
     mpp_override: float | None = None
+    root: str | None = None
+    manifest: str | None = None
     work: str = "work"
     run: str | None = None
     name: str | None = None
@@ -82,12 +94,13 @@ class Config:
     scheduler: str | None = None
     tiling: TilingSettings = field(default_factory=TilingSettings)
     rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)
+    camelyon16: Camelyon16Settings = field(default_factory=Camelyon16Settings)
     views: ViewSettings = field(default_factory=ViewSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 
 
-# These say where and how fast, not what: they are not part of a run's identity.
-PLACES = ("work", "run", "name", "device", "scheduler", "tiling.workers", "train.loaders", "train.processes", "train.log_every",
+# These say where and how fast, or choose tiles, which the store's digest tells: they are not part of a run's identity.
+PLACES = ("root", "manifest", "camelyon16", "work", "run", "name", "device", "scheduler", "tiling.workers", "train.loaders", "train.processes", "train.log_every",
           "train.checkpoint_minutes", "train.checkpoint_steps")  # fmt: skip
 
 
@@ -98,7 +111,7 @@ RANGES = (
     ("train.checkpoint_steps", 1, 1e9), ("train.processes", 1, 4096), ("views.size", 16, 4096), ("views.local_size", 16, 4096),
     ("views.grey", 0, 1), ("views.flip", 0, 1), ("views.hue", 0, 0.5), ("views.brightness", 0, 1), ("views.contrast", 0, 1),
     ("views.saturation", 0, 1), ("views.jitter", 0, 1), ("views.blur", 0, 1), ("views.second_blur", 0, 1), ("views.local_blur", 0, 1),
-    ("views.solarise", 0, 1),
+    ("views.solarise", 0, 1), ("camelyon16.centre", 1e-3, 1), ("camelyon16.min_share", 1e-6, 1),
 )  # fmt: skip
 """Lowest and highest sensible value of numbers; not-a-number fits nowhere."""
 

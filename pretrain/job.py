@@ -9,13 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pretrain import cohorts, distributed
+from pretrain import distributed
 from pretrain.config import load
 from pretrain.runs import Run, find_run, list_runs, open_run
+from pretrain.stores import existing_store, make_store, with_manifest
 from pretrain.tiles import TileStore
-from pretrain.tiling import Tiling
-from pretrain.tiling.index import store_root
-from pretrain.tiling.run import tile_cohort
 from results.errors import UserError
 
 STEPS = ("tile", "train", "export")
@@ -45,7 +43,7 @@ def run(arguments: list[str]) -> int:
         from pretrain.audit import report
 
         return report.command(settings)
-    config = load(settings)
+    config = with_manifest(load(settings))
     if distributed.under_torchrun():
         return train_here(config)
     if step in (None, "train"):
@@ -54,8 +52,7 @@ def run(arguments: list[str]) -> int:
         return train(config, existing_store(config), settings)
     if step == "export":
         return export(named_run(config) if config.run else find_run(config, existing_store(config)), config)
-    cohort = open_cohort(config)
-    store = tile_cohort(cohort, tiling(config), Path(config.work), config.scheduler, config.tiling.workers)
+    store = make_store(config)
     status = SOME_FAILED if store.failed else 0
     if step == "tile":
         return status
@@ -70,47 +67,6 @@ def run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
     return status
-
-
-def open_cohort(config: DictConfig) -> cohorts.Cohort:
-    """Open the cohort; `rehearsal` is made first if it is not there."""
-    if config.cohort != "rehearsal":
-        return cohorts.open_cohort(config.cohort)
-    return cohorts.open_cohort(str(rehearsal_root(config, make=True)))
-
-
-def rehearsal_root(config: DictConfig, make: bool) -> Path:
-    """Folder of the synthetic slides of these settings."""
-    from pretrain.cohorts import rehearsal
-
-    wanted = config.rehearsal
-    root = (
-        Path(config.work)
-        / "cohorts"
-        / f"rehearsal-v{rehearsal.VERSION}-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
-    )
-    if make:
-        rehearsal.generate(root, seed=wanted.seed, slides=wanted.slides, size_px=wanted.size_px)
-    return root
-
-
-def tiling(config: DictConfig) -> Tiling:
-    """The tiling settings as their own dataclass."""
-    detail = {k: v for k, v in config.tiling.items() if k != "workers"}
-    return Tiling(tile=config.tile, mpp=config.mpp, mpp_override=config.mpp_override, **detail)
-
-
-def existing_store(config: DictConfig) -> TileStore:
-    """The tile store that the tile step made for these settings."""
-    root = str(rehearsal_root(config, make=False)) if config.cohort == "rehearsal" else config.cohort
-    if config.cohort == "rehearsal" and not Path(root).exists():
-        raise UserError(
-            f"the rehearsal slides are not made yet ({root}): run `python -m pretrain tile` with the same settings first."
-        )
-    folder = store_root(Path(config.work), cohorts.open_cohort(root), tiling(config))
-    if not (folder / "store.json").exists():
-        raise UserError(f"no tile store at {folder} yet: run `python -m pretrain tile` with the same settings first.")
-    return TileStore(folder)
 
 
 def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from results.errors import UserError
+from results.files import value_digest
 
 STORE_SCHEMA = 1
 INDEX_SCHEMA = pa.schema(
@@ -62,6 +63,8 @@ class TileStore:
         tile: side of a tile in px.
         mpp: um/px of the tiles.
         labels: label names, sorted; empty for a cohort without masks.
+        decoder: 64 hex digits for what the decoders made of the canary files, whatever their versions; empty for a store from
+            before receipts. Scores on stores that differ here come from differently decoded slides.
         failed: (slide, reason) of every slide that could not be tiled.
         slide_names: names of the slides that have tiles, sorted.
         slide_codes: (N,) int32, the position in `slide_names` of each tile's slide.
@@ -82,6 +85,7 @@ class TileStore:
         self.tile: int = tiling["tile"]
         self.mpp: float = tiling["mpp"]
         self.labels: list[str] = list(self.summary["labels"])
+        self.decoder: str = _decoder(self.summary.get("receipts", {}))
         slides = self.summary["slides"]
         self.failed = [(name, slides[name]["reason"]) for name in sorted(slides) if slides[name]["status"] == "failed"]
         self.slide_names = sorted(name for name in slides if slides[name]["tiles"])
@@ -178,6 +182,11 @@ def _read_summary(root: Path) -> dict[str, Any]:
             f"{path} is damaged, it lacks {', '.join(sorted(missing))}: run 'python -m pretrain tile' again."
         )
     return summary
+
+
+def _decoder(receipts: Mapping[str, Mapping[str, Any]]) -> str:
+    seen = sorted({value_digest(receipt["canaries"]) for receipt in receipts.values()})
+    return value_digest(seen) if seen else ""
 
 
 def _check_parts(root: Path, summary: dict[str, Any], slides: list[str]) -> None:

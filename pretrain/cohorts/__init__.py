@@ -3,12 +3,18 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pretrain.annotations import LesionRule
 from results.errors import UserError
 
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide. `mpp` is um/px at level 0 when the cohort states it; `mask` is an 8-bit PNG of codes over the whole slide."""
+    """One slide.
+
+    `mpp` is um/px at level 0 when the cohort states it; `mask` is an 8-bit PNG of codes over the whole slide. `annotation` is an
+    ASAP file of lesions, and `tissue_label` the label of all tissue outside them, empty where that is not known. `part` is
+    the list the slide belongs to (train, validation, test), `remark` what a reader of its tiles should know.
+    """
 
     name: str
     path: Path
@@ -16,6 +22,10 @@ class Slide:
     hospital: str = ""
     mpp: float | None = None
     mask: Path | None = None
+    annotation: Path | None = None
+    tissue_label: str = ""
+    part: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Cohort:
     """A named set of slides with unique names, sorted by name.
 
     `codes` maps a mask code of kind tissue to its label; two codes may share one. `background` and `ignore` hold the
-    codes of those kinds. `rehearsal` marks synthetic slides.
+    codes of those kinds. `rehearsal` marks synthetic slides. `lesion` says when a tile of an annotated slide is lesion. `notes`
+    says what is missing or was left out; `licence` and `cite` go into manifests.
     """
 
     name: str
@@ -33,6 +44,16 @@ class Cohort:
     background: frozenset[int] = frozenset()
     ignore: frozenset[int] = frozenset()
     rehearsal: bool = False
+    lesion: LesionRule | None = None
+    notes: tuple[str, ...] = ()
+    licence: str = ""
+    cite: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label a tile may have, sorted."""
+        lesion = [self.lesion.label] if self.lesion else []
+        return sorted({*self.codes.values(), *lesion, *(slide.tissue_label for slide in self.slides)} - {""})
 
 
 def open_cohort(spec: str | Path) -> Cohort:

@@ -2,10 +2,8 @@
 
 import hashlib
 import io
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -18,23 +16,45 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from pretrain.annotations import read_asap
 from pretrain.cohorts import Slide
-from pretrain.tiles import INDEX_SCHEMA, STORE_SCHEMA, shard_path, tile_key
-from pretrain.tiling.grid import area_shares, make_grid
-from pretrain.tiling.labels import Codes, mask_labels, read_mask
+from pretrain.tiles import INDEX_SCHEMA, shard_path, tile_key
+from pretrain.tiling.grid import Grid, area_shares, make_grid
+from pretrain.tiling.labels import Codes, lesion_labels, mask_labels, read_mask
 from pretrain.tiling.overview import overview_size, write_overview
 from pretrain.tiling.reader import SlideReader, TilePlan, one_line
+from pretrain.tiling.receipts import decoder_receipt
+from pretrain.tiling.reports import (
+    content,
+    finished_report,
+    identity,
+    labels_digest,
+    moved_report,
+    report_path,
+    rows_path,
+)
 from pretrain.tiling.settings import Tiling
-from pretrain.tiling.tissue import RULE, tissue_mask
+from pretrain.tiling.tissue import tissue_mask
+from pretrain.tiling.wanted import (
+    WantedTiles,
+    check_digest,
+    check_file,
+    check_pixels,
+    check_places,
+    file_ends,
+    open_reader,
+)
 from results.errors import UserError
-from results.files import file_digest, replacing, value_digest, write_json
+from results.files import file_digest, replacing, write_json
 
 COLUMNS_AT_ONCE = 16
 """Tiles are read in vertical bands this wide, so that OpenSlide's cache holds what neighbouring rows share."""
 COMMIT_EVERY = 256
 
 
-def tile_slide(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, Any]:
+def tile_slide(
+    slide: Slide, codes: Codes, tiling: Tiling, root: Path, wanted: WantedTiles | None = None
+) -> dict[str, Any]:
     """Tile one slide into the store at `root`, unless an equal job is done already.
 
     Nothing is raised for a slide that cannot be tiled: its report says `failed` and why. Files appear whole or not at all,
@@ -42,20 +62,24 @@ def tile_slide(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[s
 
     Args:
         slide: the slide.
-        codes: what the codes of its mask mean.
+        codes: what its annotations mean.
         tiling: the settings.
         root: folder of the tile store.
+        wanted: exactly these tiles of a manifest, each verified, instead of what tissue and labels say.
 
     Returns:
         The report, as in `slides/<slide>.json`, and `cached`: whether it was found done.
     """
-    done = finished_report(slide, codes, tiling, root)
-    if done:
-        return {**done, "cached": True}
+    job = (slide, codes, tiling, root, wanted)
     started = time.perf_counter()
-    report = {**_identity(slide, codes, tiling), "tiles": 0, "reason": "", "slide_digest": ""}
+    report = {"slide": slide.name, "tiles": 0, "reason": "", "slide_digest": ""}
     try:
-        report |= _tile(slide, codes, tiling, root)
+        done = finished_report(*job) or moved_report(*job)
+        if done:
+            return {**done, "cached": True}
+        facts = identity(slide, codes, tiling, wanted) | {"content": content(slide, codes, tiling, wanted)}
+        report |= facts
+        report |= _rebuild(slide, tiling, root, wanted) if wanted else _tile(slide, codes, tiling, root)
     except UserError as error:
         report |= {"status": "failed", "reason": str(error), "tiles": 0}
     except Exception as error:  # one slide of thousands must not stop the others, whatever a codec raises
@@ -68,76 +92,11 @@ def tile_slide(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[s
     return {**report, "cached": False}
 
 
-def finished_report(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, Any] | None:
-    """Return the report of an equal job that ended as `done` or `empty`, or None; a failed slide is tried again."""
-    try:
-        report = json.loads(report_path(root, slide.name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(report, dict):
-        return None
-    identity = _identity(slide, codes, tiling)
-    if identity["fingerprint"] is None or any(report.get(key) != value for key, value in identity.items()):
-        return None
-    if report.get("status") == "empty":
-        return report
-    shard = shard_path(root, slide.name)
-    whole = (
-        shard.is_file() and shard.stat().st_size == report.get("shard_bytes") and rows_path(root, slide.name).is_file()
-    )
-    return report if report.get("status") == "done" and "tiles" in report and whole else None
-
-
-def report_path(root: Path, slide: str) -> Path:
-    """Return the file of a slide's report."""
-    return root / "slides" / f"{slide}.json"
-
-
-def rows_path(root: Path, slide: str) -> Path:
-    """Return the file of a slide's rows."""
-    return root / "slides" / f"{slide}.parquet"
-
-
-def _identity(slide: Slide, codes: Codes, tiling: Tiling) -> dict[str, Any]:
-    """What makes two jobs equal: the file, what the cohort says of it, and the settings."""
-    facts = {
-        "patient": slide.patient,
-        "hospital": slide.hospital,
-        "mpp": slide.mpp,
-        "mask": _fingerprint(slide.mask) if slide.mask else None,
-        "codes": sorted(codes.tissue.items()) if slide.mask else [],
-        "others": sorted(codes.background | codes.ignore) if slide.mask else [],
-    }
-    return {
-        "schema": STORE_SCHEMA,
-        "slide": slide.name,
-        "fingerprint": _fingerprint(slide.path),
-        "facts": value_digest(facts),
-        "settings": value_digest({"tiling": asdict(tiling), "tissue": asdict(RULE)}),
-    }
-
-
-def _fingerprint(path: Path) -> dict[str, int] | None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # ValueError: a NUL in the path
-        return None
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
 def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, Any]:
     with SlideReader(slide.path, tiling.mpp_override, slide.mpp) as reader:
         plan = reader.plan(tiling.tile, tiling.mpp)
         grid = make_grid(reader.size, plan.step)
-        facts = {
-            "size": list(reader.size),
-            "mpp": reader.mpp,
-            "mpp_source": reader.mpp_source,
-            "level": plan.level,
-            "downsample": plan.downsample,
-            "resampled": plan.resampled,
-            "slide_digest": file_digest(slide.path),
-        }
+        facts = _facts(slide, reader, plan) | {"labels_digest": labels_digest(slide)}
         if not grid.columns * grid.rows:
             width, height = (side * reader.mpp for side in reader.size)
             reason = f"{width:.0f} x {height:.0f} um, smaller than one tile of {tiling.tile * tiling.mpp:g} um"
@@ -153,10 +112,7 @@ def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, A
         write_overview(root / "overviews" / f"{slide.name}.png", picture, mask, reader.size, origins, grid.step)
         if not len(cells):
             return {**facts, "status": "empty", "reason": _why_empty(mask, tiling)}
-        labels, shares = [""] * len(cells), np.zeros(len(cells), dtype=np.float32)
-        if slide.mask:
-            code_mask = read_mask(slide.mask, reader.size, codes)
-            labels, shares = mask_labels(code_mask, codes, reader.size, origins, grid.step)
+        labels, shares, drawn = _labels(slide, codes, reader, grid, cells, tiling)
         digests = _write_shard(shard_path(root, slide.name), reader, plan, tiling, cells, origins)
     count = len(cells)
     rows = {
@@ -175,9 +131,63 @@ def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, A
         "label_share": shares,
         "digest": digests,
     }
+    return facts | drawn | _finish(root, slide, pa.table(rows, schema=INDEX_SCHEMA))
+
+
+def _rebuild(slide: Slide, tiling: Tiling, root: Path, wanted: WantedTiles) -> dict[str, Any]:
+    """Store exactly the tiles of a manifest; a UserError names the slide, and the tile, that is not what it was."""
+    if not slide.path.is_file():
+        raise UserError(f"{slide.path} is not there or is not a file.")
+    check_file(slide.name, slide.path, wanted.facts)
+    with open_reader(slide.path, wanted, tiling.mpp_override) as reader:
+        plan = reader.plan(tiling.tile, tiling.mpp)
+        facts = _facts(slide, reader, plan)
+        check_digest(slide.name, facts["slide_digest"], wanted.facts)
+        grid = make_grid(reader.size, plan.step)
+        check_places(slide.name, wanted, grid, plan)
+        cells = np.stack([wanted.rows.column(key).to_numpy() for key in ("grid_x", "grid_y")], axis=1)
+        digests = _write_shard(shard_path(root, slide.name), reader, plan, tiling, cells, grid.origin(cells))
+    check_pixels(slide.name, wanted, digests, facts["canary"])
+    rows = wanted.rows.append_column("digest", pa.array(digests)).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    return facts | _finish(root, slide, rows)
+
+
+def _finish(root: Path, slide: Slide, rows: pa.Table) -> dict[str, Any]:
     with replacing(rows_path(root, slide.name)) as temporary:
-        pq.write_table(pa.table(rows, schema=INDEX_SCHEMA), temporary)
-    return {**facts, "status": "done", "tiles": count, "shard_bytes": shard_path(root, slide.name).stat().st_size}
+        pq.write_table(rows, temporary)
+    return {"status": "done", "tiles": len(rows), "shard_bytes": shard_path(root, slide.name).stat().st_size}
+
+
+def _facts(slide: Slide, reader: SlideReader, plan: TilePlan) -> dict[str, Any]:
+    """What is known of a slide that opens. Its canary is read through a handle of its own: OpenSlide's stay broken after an error."""
+    with SlideReader(slide.path, reader.mpp) as canary:
+        pixels = canary.canary()
+    return {
+        "size": list(reader.size),
+        "mpp": reader.mpp,
+        "mpp_source": reader.mpp_source,
+        "level": plan.level,
+        "downsample": plan.downsample,
+        "resampled": plan.resampled,
+        "slide_digest": file_digest(slide.path),
+        "canary": pixels,
+        "receipt": decoder_receipt(),
+        **file_ends(slide.path),
+    }
+
+
+def _labels(
+    slide: Slide, codes: Codes, reader: SlideReader, grid: Grid, cells: np.ndarray, tiling: Tiling
+) -> tuple[list[str], np.ndarray, dict[str, Any]]:
+    """Return labels and shares of the cells, and what the report says of an annotation."""
+    if slide.mask:
+        code_mask = read_mask(slide.mask, reader.size, codes)
+        return *mask_labels(code_mask, codes, reader.size, grid.origin(cells), grid.step), {}
+    if codes.lesion and (slide.annotation or slide.tissue_label):
+        annotation = read_asap(slide.annotation) if slide.annotation else None
+        said = {"annotation": annotation.facts} if annotation else {}
+        return *lesion_labels(annotation, codes.lesion, slide.tissue_label, cells, grid.step, tiling.tile), said
+    return [""] * len(cells), np.zeros(len(cells), dtype=np.float32), {}
 
 
 def _pictures(reader: SlideReader, mask_mpp: float) -> tuple[np.ndarray, np.ndarray, float]:

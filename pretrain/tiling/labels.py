@@ -1,4 +1,4 @@
-"""One label a tile from a slide's code mask."""
+"""One label a tile, from a slide's code mask or from the outlines of its lesions."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pretrain.annotations import Annotation, LesionRule, lesion_shares
 from pretrain.tiling.grid import area_shares
 from results.errors import UserError
 
@@ -15,11 +16,15 @@ ASPECT = 0.02
 
 @dataclass(frozen=True)
 class Codes:
-    """What the codes of a cohort's masks mean: tissue code -> label, and the codes that are background or to be ignored."""
+    """What a cohort's annotations mean.
+
+    For code masks: tissue code -> label, and the codes that are background or to be ignored; for outlines of lesions: the rule.
+    """
 
     tissue: dict[int, str] = field(default_factory=dict)
     background: frozenset[int] = frozenset()
     ignore: frozenset[int] = frozenset()
+    lesion: LesionRule | None = None
 
 
 def read_mask(path: Path, size: tuple[int, int], codes: Codes) -> np.ndarray:
@@ -88,3 +93,28 @@ def mask_labels(
     labels = [names[i] if i < len(names) else "" for i in best]
     share = np.where(best < len(names), shares.max(axis=1), 0).astype(np.float32)
     return labels, share
+
+
+def lesion_labels(
+    annotation: Annotation | None, rule: LesionRule, tissue_label: str, cells: np.ndarray, step: float, tile: int
+) -> tuple[list[str], np.ndarray]:
+    """Label tiles by outlines of lesions.
+
+    Args:
+        annotation: the outlines; None on a slide without lesions.
+        rule: when a tile has the label of the lesion.
+        tissue_label: label of every other tile, empty where that is not known.
+        cells: (N, 2) grid coordinates x, y.
+        step: side of a cell in level-0 px.
+        tile: side of a stored tile in px.
+
+    Returns:
+        N labels, and (N,) float32 shares of the tile's area that has the label: lesion, or everything but lesion; 0 without label.
+    """
+    share, whole, middle = np.zeros(len(cells), dtype=np.float32), *np.zeros((2, len(cells)), dtype=bool)
+    if annotation is not None:
+        share, whole, middle = lesion_shares(annotation, cells, step, tile, rule.centre)
+    lesion = {"centre": middle, "any": whole, "share": share >= rule.min_share}[rule.rule]
+    labels = [rule.label if found else tissue_label for found in lesion.tolist()]
+    rest = 1 - share if tissue_label else np.zeros_like(share)
+    return labels, np.where(lesion, share, rest).astype(np.float32)

@@ -1,5 +1,6 @@
 """Reading a slide at a physical resolution through OpenSlide."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ SCAN_MPP = (0.01, 50.0)
 CACHE_BYTES = 64 * 2**20
 BLOCK = 2048
 """Side in level px of the largest region that is held in memory at once."""
+CANARY_PLACES = ((1 / 2, 1 / 2), (1 / 4, 1 / 4), (3 / 4, 1 / 4), (1 / 4, 3 / 4), (3 / 4, 3 / 4))
+"""Centres of a slide's canary regions as shares of width and height: five of level 0, and the first of the coarsest level."""
+CANARY = 256
+"""Side of a canary region in px of its level."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,26 @@ class SlideReader:
                 )
                 image[y:y2, x:x2] = region.resize((x2 - x, y2 - y), Image.Resampling.BOX, box=box)
         return image
+
+    def canary(self) -> str:
+        """Return the sha256 over the RGB bytes of the canary regions; a region that cannot be decoded counts as that."""
+        digest = hashlib.sha256()
+        coarsest = max(range(self._slide.level_count), key=lambda level: self._slide.level_downsamples[level])
+        for place in CANARY_PLACES:
+            digest.update(self._canary_region(0, *place))
+        digest.update(self._canary_region(coarsest, *CANARY_PLACES[0]))
+        return digest.hexdigest()
+
+    def _canary_region(self, level: int, share_x: float, share_y: float) -> bytes:
+        width, height = self._slide.level_dimensions[level]
+        w, h = min(CANARY, width), min(CANARY, height)
+        left, top = (
+            max(0, int(side * share) - part // 2) for side, share, part in ((width, share_x, w), (height, share_y, h))
+        )
+        try:
+            return self._region(min(left, width - w), min(top, height - h), level, w, h).tobytes()
+        except UserError:
+            return b"cannot be decoded"
 
     def _level(self, downsample: float) -> int:
         """Return the coarsest level whose downsample is at most `downsample`, else level 0."""

@@ -5,7 +5,7 @@ import errno
 import fcntl
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from tqdm import tqdm
 from pretrain.cohorts import Cohort, Slide
 from pretrain.tiles import TileStore
 from pretrain.tiling.index import store_root, write_index
-from pretrain.tiling.job import finished_report, rows_path, tile_slide
+from pretrain.tiling.job import tile_slide
 from pretrain.tiling.labels import Codes
 from pretrain.tiling.reader import one_line
+from pretrain.tiling.reports import finished_report, rows_path
 from pretrain.tiling.settings import Tiling
+from pretrain.tiling.wanted import Rebuild, WantedTiles
 from results.errors import UserError
 
 CONNECT_SECONDS = 15
@@ -32,6 +34,7 @@ def tile_cohort(
     scheduler: str | None = None,
     workers: int | None = None,
     progress: bool = True,
+    rebuild: Rebuild | None = None,
 ) -> TileStore:
     """Tile every slide that is not done yet, one Dask task a slide, and write the index.
 
@@ -45,47 +48,53 @@ def tile_cohort(
         scheduler: address of a running Dask scheduler, `tcp://host:port`; without it processes are started here.
         workers: number of processes, one a core by default; 0 tiles in this process without Dask.
         progress: show a bar, or plain lines where stderr is not a terminal.
+        rebuild: exactly the tiles of a manifest, whose slides the cohort then holds.
 
     Raises:
         UserError: every slide failed, no slide holds a tile, the scheduler does not answer, the store is in use by
             another run, or the work folder cannot be written.
     """
-    root = store_root(Path(work), cohort, tiling)
-    codes = Codes(cohort.codes, cohort.background, cohort.ignore)
-    reports = {slide.name: finished_report(slide, codes, tiling, root) for slide in cohort.slides}
+    root = store_root(Path(work), cohort, tiling, rebuild)
+    codes = Codes(cohort.codes, cohort.background, cohort.ignore, cohort.lesion)
+    wanted = rebuild.wanted if rebuild else {}
+    reports = {s.name: finished_report(s, codes, tiling, root, wanted.get(s.name)) for s in cohort.slides}
     pending = [slide for slide in cohort.slides if reports[slide.name] is None]
-    if pending or not write_index(root, cohort, tiling, reports, dry=True):
+    if pending or not write_index(root, cohort, tiling, reports, True, rebuild):
         with _sole_writer(root):
             if pending:
                 _prepare(root, pending)
                 run = _here if workers == 0 and not scheduler else _on_dask(scheduler, workers)
                 with _Progress(len(pending), progress) as show:
-                    for report in run(pending, codes, tiling, root):
+                    for report in run(pending, codes, tiling, root, wanted):
                         reports[report["slide"]] = report
                         show(report)
             _refuse_nothing(cohort, reports, root)
-            write_index(root, cohort, tiling, reports)
+            write_index(root, cohort, tiling, reports, False, rebuild)
     else:
         _refuse_nothing(cohort, reports, root)
     return TileStore(root)
 
 
 Reports = Iterator[dict[str, Any]]
+Wanted = Mapping[str, WantedTiles]
 
 
-def _here(slides: list[Slide], codes: Codes, tiling: Tiling, root: Path) -> Reports:
+def _here(slides: list[Slide], codes: Codes, tiling: Tiling, root: Path, wanted: Wanted) -> Reports:
     for slide in slides:
-        yield tile_slide(slide, codes, tiling, root)
+        yield tile_slide(slide, codes, tiling, root, wanted.get(slide.name))
 
 
-def _on_dask(scheduler: str | None, workers: int | None) -> Callable[[list[Slide], Codes, Tiling, Path], Reports]:
-    def run(slides: list[Slide], codes: Codes, tiling: Tiling, root: Path) -> Reports:
+def _on_dask(
+    scheduler: str | None, workers: int | None
+) -> Callable[[list[Slide], Codes, Tiling, Path, Wanted], Reports]:
+    def run(slides: list[Slide], codes: Codes, tiling: Tiling, root: Path, wanted: Wanted) -> Reports:
         from distributed import as_completed
 
         with _client(scheduler, workers, len(slides)) as client:
             largest_first = sorted(slides, key=_file_size, reverse=True)
             tasks = {
-                client.submit(tile_slide, slide, codes, tiling, root, pure=False): slide for slide in largest_first
+                client.submit(tile_slide, slide, codes, tiling, root, wanted.get(slide.name), pure=False): slide
+                for slide in largest_first
             }
             for task in as_completed(tasks):
                 slide = tasks[task]

@@ -9,7 +9,7 @@ from pretrain.bank import MemoryBank
 from pretrain.distributed import World
 from pretrain.neighbours import union
 from pretrain.neighbours.clusters import Cells
-from pretrain.neighbours.mining import WINDOW, draw_fractions, draw_ranks
+from pretrain.neighbours.mining import WINDOW, draw_fractions
 from pretrain.neighbours.search import ExactSearch, SampledSearch
 from pretrain.neighbours.semantic import semantic_positives
 

@@ -1,0 +1,122 @@
+"""From the settings to a cohort, its tiling and its tile store."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pretrain import cohorts
+from pretrain.annotations import LesionRule
+from pretrain.cohorts import camelyon16
+from pretrain.tiles import TileStore
+from pretrain.tiling import Tiling
+from pretrain.tiling.index import store_root
+from pretrain.tiling.run import tile_cohort
+from pretrain.tiling.wanted import Rebuild
+from results.errors import UserError
+
+NOTE_LENGTH = 300
+
+
+def make_store(config: DictConfig) -> TileStore:
+    """Tile the cohort, or the tiles of `manifest=`, as far as that is not done yet.
+
+    Raises:
+        UserError: for every mistake of input or settings; a rebuilt store that is not the manifest's, without a slide that failed.
+    """
+    cohort, rebuild, digest = _job(config, make=True)
+    for note in cohort.notes:
+        print(f"{cohort.name}: {note[:NOTE_LENGTH]}{'...' * (len(note) > NOTE_LENGTH)}", file=sys.stderr)
+    store = tile_cohort(
+        cohort, tiling(config), Path(config.work), config.scheduler, config.tiling.workers, rebuild=rebuild
+    )
+    if rebuild and not store.failed:
+        if store.digest != digest:
+            raise UserError(
+                f"the store {store.root} has the digest {store.digest[:12]}, its manifest {config.manifest} states {digest[:12]}: "
+                "the manifest is damaged."
+            )
+        print(
+            f"manifest: all {len(store):,} tiles of {len(store.slide_names)} slides are verified, digest {digest[:16]}"
+        )
+    return store
+
+
+def existing_store(config: DictConfig) -> TileStore:
+    """The tile store that the tile step made for these settings."""
+    if config.cohort == "rehearsal" and not rehearsal_root(config, make=False).exists():
+        raise UserError(
+            f"the rehearsal slides are not made yet ({rehearsal_root(config, make=False)}): run `python -m pretrain tile` with the "
+            "same settings first."
+        )
+    cohort, rebuild, _ = _job(config, make=False)
+    folder = store_root(Path(config.work), cohort, tiling(config), rebuild)
+    if not (folder / "store.json").exists():
+        raise UserError(f"no tile store at {folder} yet: run `python -m pretrain tile` with the same settings first.")
+    return TileStore(folder)
+
+
+def _job(config: DictConfig, make: bool) -> tuple[cohorts.Cohort, Rebuild | None, str]:
+    cohort = open_cohort(config, make)
+    if not config.manifest:
+        return cohort, None, ""
+    from pretrain.manifest.file import read_manifest
+    from pretrain.manifest.make import rebuild_job
+
+    manifest = read_manifest(config.manifest)
+    return *rebuild_job(manifest, cohort), manifest.facts["store_digest"]
+
+
+def open_cohort(config: DictConfig, make: bool = True) -> cohorts.Cohort:
+    """Open the cohort; `rehearsal` is made first if it is not there, `camelyon16` lies at `root=`."""
+    if config.cohort == camelyon16.NAME:
+        wanted = config.camelyon16
+        if not config.root:
+            raise UserError(
+                "cohort=camelyon16 needs root=FOLDER, where its slides lie; for a folder of that name write cohort=./camelyon16."
+            )
+        rule = LesionRule(wanted.rule, wanted.centre, wanted.min_share)
+        return camelyon16.open_camelyon16(config.root, "all" if config.manifest else wanted.part, rule)
+    if config.root:
+        raise UserError(f"root={config.root} goes with cohort=camelyon16 alone: give other slides as cohort=FOLDER.")
+    if config.cohort != "rehearsal":
+        return cohorts.open_cohort(config.cohort)
+    return cohorts.open_cohort(str(rehearsal_root(config, make)))
+
+
+def rehearsal_root(config: DictConfig, make: bool) -> Path:
+    """Folder of the synthetic slides of these settings."""
+    from pretrain.cohorts import rehearsal
+
+    wanted = config.rehearsal
+    root = (
+        Path(config.work)
+        / "cohorts"
+        / f"rehearsal-v{rehearsal.VERSION}-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
+    )
+    if make:
+        rehearsal.generate(root, seed=wanted.seed, slides=wanted.slides, size_px=wanted.size_px)
+    return root
+
+
+def tiling(config: DictConfig) -> Tiling:
+    """The tiling settings as their own dataclass."""
+    detail = {k: v for k, v in config.tiling.items() if k != "workers"}
+    return Tiling(tile=config.tile, mpp=config.mpp, mpp_override=config.mpp_override, **detail)
+
+
+def with_manifest(config: DictConfig) -> DictConfig:
+    """Let the manifest, when one is given, say how tiles are made; what it says otherwise wins over the settings.
+
+    Raises:
+        UserError: the manifest cannot be read.
+    """
+    if config.manifest:
+        from pretrain.manifest.file import read_manifest
+
+        settings = read_manifest(config.manifest).tiling
+        config.tile, config.mpp, config.mpp_override = settings.tile, settings.mpp, settings.mpp_override
+        for key in config.tiling:
+            if key != "workers":
+                config.tiling[key] = getattr(settings, key)
+    return config
