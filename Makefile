@@ -10,7 +10,13 @@ LOCK := docker/requirements/dev-$(CUDA).txt
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(INSTALLED) ## .venv with the locked packages (again only when the lock changed)
+# The Detectron2 chosen last stays until another is named; DETECTRON2= takes the index's copy of v0.6 again.
+ifneq ($(origin DETECTRON2),undefined)
+export DETECTRON2
+endif
+
+setup: $(INSTALLED) ## .venv with the locked packages and Detectron2 (again only when these changed); DETECTRON2=<pip requirement> takes your own
+	@$(PYTHON) docker/detectron2.py setup
 
 # Another set in .venv is replaced whole; a changed lock is installed over what is there.
 $(INSTALLED): $(LOCK) pyproject.toml
@@ -23,6 +29,7 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	$(PYTHON) -m pip install --quiet --use-pep517 --require-hashes -r $(LOCK)
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .
 	$(PYTHON) -m pip check
+	@$(PYTHON) -c 'import cv2' 2>/dev/null || echo "note: segmentation needs libGL and glib of the system, on Debian 'apt install libgl1 libglib2.0-0'"
 	@touch $@
 
 demo: setup ## the whole path on synthetic slides: pretrain, transfer, table
@@ -54,8 +61,8 @@ env: ## look at this machine, write .env for Compose: make env DATA=/slides [GPU
 .env:
 	@docker/look.sh
 
-image: .env ## build the image of the services, the commit baked in
-	REVISION=$$(git describe --always --exclude='*' --abbrev=40 --dirty 2>/dev/null || echo unknown) docker compose build pretrain
+image: .env ## build the images of the services, the commit baked in; DETECTRON2=<pip requirement> as in setup
+	REVISION=$$(git describe --always --exclude='*' --abbrev=40 --dirty 2>/dev/null || echo unknown) docker compose build pretrain transfer-det transfer-seg
 
 lock: setup ## resolve docker/requirements again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" docker/requirements/lock.sh

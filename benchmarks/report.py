@@ -1,6 +1,7 @@
 """`python -m benchmarks report SUITE`: the variants of a suite side by side, against its base, with what the auditor found."""
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,18 +36,17 @@ def report(spec: str, arguments: list[str]) -> Path:
     all variants share, so that differences are paired. Beside each difference stand those of the single pretraining seeds.
 
     Raises:
-        UserError: when the suite has no variants, or a run of it was not scored yet.
+        UserError: when no base is named, or a run of it was not scored yet.
     """
     name, suite = load_suite(spec, arguments)
-    if not suite.variants or suite.base is None:
-        raise UserError(
-            f"suite {name} has no variants with a base to compare: give one that has, such as sgcl_ablation."
-        )
+    if suite.base is None:
+        raise UserError(f"suite {name} names no base to compare with: give base=ROW, one of {', '.join(plans(suite))}.")
     lines = gather(name, suite)
     engines = sorted({engine for line in lines for engine in line.trials}, key=lambda e: (e != "knn", e))
     path = Path(suite.tables) / f"{slug(name)}-variants.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "\n".join(page(name, suite, lines, engines)) + "\n")
+    command = shlex.join(["python", "-m", "benchmarks", "report", spec, *arguments])
+    write_text(path, "\n".join(page(command, suite, lines, engines)) + "\n")
     return path
 
 
@@ -87,7 +87,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def page(name: str, suite: Suite, lines: Sequence[Line], engines: Sequence[str]) -> list[str]:
+def page(command: str, suite: Suite, lines: Sequence[Line], engines: Sequence[str]) -> list[str]:
     """Return the lines of the Markdown page."""
     columns = {engine: _column(lines, suite.base, engine) for engine in engines}
     head = ["variant"]
@@ -103,7 +103,7 @@ def page(name: str, suite: Suite, lines: Sequence[Line], engines: Sequence[str])
             [*cells, *(_purity(line, kind) for kind in SETS), _mean([_size(audit) for audit in line.audits], 1)]
         )
     return [
-        f"Suite `{name}`, seeds {', '.join(map(str, suite.seeds))}, made by `python -m benchmarks report {name}`. Mean over seeds and folds, ",
+        f"Made by `{command}`, seeds {', '.join(map(str, suite.seeds))}. Mean over seeds and folds, ",
         "± standard deviation over seeds, [95 % interval over test slides and tiles]; differences are paired on the same draws. Purity: share",
         "of a set's labelled tiles that have the anchor's label, at the last epoch, mean over seeds. Nothing is corrected for the number of rows.",
         "",

@@ -32,7 +32,7 @@ class Suite:
             pretrained once a seed.
         task, trials, floors: what `transfer classify` scores them on; `task` None takes what fits the tile store.
         audit: whether `pretrain audit` looks at every run with positive pairs.
-        base: the variant that the report compares the others with.
+        base: the row (a variant, or a method) that the report compares the others with.
         jobs: how many pretraining runs go on side by side, each with its share of the cores.
         work, records, tables: where runs, records and tables go.
         pretrain, transfer: settings handed through to these commands, `dotted.key: value`.
@@ -102,8 +102,8 @@ def load_suite(spec: str, arguments: list[str]) -> tuple[str, Suite]:
             raise UserError(
                 f"{name}={values} must be a list without repeats and not empty, such as {name}={getattr(Suite(), name)}."
             )
-    if suite.base is not None and suite.base not in variants:
-        raise UserError(f"base={suite.base} is none of the variants of {path}: choose {', '.join(variants) or 'none'}.")
+    if suite.base is not None and suite.base not in plans(suite):
+        raise UserError(f"base={suite.base} is no row of {path}: choose one of {', '.join(plans(suite))}.")
     if suite.jobs < 1:
         raise UserError(f"jobs={suite.jobs} is too small: give 1 or more.")
     return path.stem, suite

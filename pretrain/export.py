@@ -9,12 +9,14 @@ from safetensors.torch import save_file
 
 from pretrain import backbones, checkpoint
 from pretrain.runs import Run
+from pretrain.tiles import TileStore
 from pretrain.views import MEAN, STD
 from results import provenance
 from results.errors import UserError
 from results.files import file_digest, replacing, write_json
 
 SCHEMA = 1
+MADE_BY = "sgcl-bench"
 PREFIX = "backbone."
 LICENCE = "Weights trained by the user: they carry the terms of the slides they were trained on; check those before passing them on."
 LICENCE_REHEARSAL = "Trained on synthetic rehearsal slides: Apache-2.0, of no use on real tissue."
@@ -42,7 +44,7 @@ def export(run: Run) -> Path:
     state = content["parameters"] | checkpoint.mean_buffers(content["buffers"])
     tensors = {name[len(PREFIX) :]: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata={"format": "pt", "made_by": MADE_BY})
         card = make_card(run, progress, file_digest(temporary))
     write_json(card_path, card)
     summary = describe(run, card, progress)
@@ -64,7 +66,8 @@ def is_exported(run: Run, step: int) -> bool:
 def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]:
     """What the file is, for a person and for `transfer` (docs/architecture.md)."""
     config = run.config()
-    summary = json.loads((Path(run.info["store"]) / "store.json").read_text(encoding="utf-8"))
+    store = TileStore(Path(run.info["store"]))
+    summary = store.summary
     rehearsal = bool(summary["rehearsal"])
     return {
         "schema": SCHEMA,
@@ -90,6 +93,8 @@ def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]
         "data": {
             "cohort": summary["cohort"],
             "store_digest": run.info["store_digest"],
+            "decoder": store.decoder,
+            "seen": store.origins(),
             "tiles": summary["tiles"],
             "slides": sum(s["status"] == "done" for s in summary["slides"].values()),
             "rehearsal": rehearsal,

@@ -61,7 +61,9 @@ class TileStore:
         digest: sha256 over all rows; the data digest that runs and records quote.
         rehearsal: whether the slides are synthetic.
         tile: side of a tile in px.
-        mpp: um/px of the tiles.
+        mpp: um/px of the tiles; None where nobody knows it, or where it differs from tile to tile (`index["mpp"]`).
+        has_coordinates: whether `grid_x` and `grid_y` are places on a slide. Packed images have none: theirs are mere numbers.
+        has_slides: whether `slide` names slides. Packed images without a table of them have groups of images instead.
         labels: label names, sorted; empty for a cohort without masks.
         decoder: 64 hex digits for what the decoders made of the canary files, whatever their versions; empty for a store from
             before receipts. Scores on stores that differ here come from differently decoded slides.
@@ -83,7 +85,9 @@ class TileStore:
         self.digest: str = self.summary["digest"]
         self.rehearsal: bool = self.summary["rehearsal"]
         self.tile: int = tiling["tile"]
-        self.mpp: float = tiling["mpp"]
+        self.mpp: float | None = tiling["mpp"]
+        self.has_coordinates: bool = self.summary.get("coordinates", True)
+        self.has_slides: bool = self.summary.get("known_slides", True)
         self.labels: list[str] = list(self.summary["labels"])
         self.decoder: str = _decoder(self.summary.get("receipts", {}))
         slides = self.summary["slides"]
@@ -98,6 +102,12 @@ class TileStore:
 
     def __len__(self) -> int:
         return self.summary["tiles"]
+
+    def origins(self) -> dict[str, list[str]]:
+        """Return the names of the `slides`, `patients` and `hospitals` that have tiles, sorted; what is unknown is left out."""
+        first = np.unique(self.slide_codes, return_index=True)[1]
+        known = {f"{key}s": sorted(set(self.index[key][first].astype(str)) - {""}) for key in ("patient", "hospital")}
+        return {"slides": list(self.slide_names), **known}
 
     def __reduce__(self) -> tuple[type["TileStore"], tuple[Path]]:
         return TileStore, (self.root,)
@@ -115,20 +125,31 @@ class TileStore:
             IndexError: no such tile id.
             UserError: the tile is missing in its shard or cannot be decoded.
         """
-        if not 0 <= tile_id < len(self):
-            raise IndexError(f"tile {tile_id} is not in 0..{len(self) - 1} of {self.root}")
-        slide = self.slide_names[self.slide_codes[tile_id]]
-        key = tile_key(self.index["grid_x"][tile_id], self.index["grid_y"][tile_id])
-        path = shard_path(self.root, slide)
-        value = _SHARDS.get(path, key)
+        path, key = self._place(tile_id)
         try:
-            with Image.open(io.BytesIO(value)) as image:
+            with Image.open(io.BytesIO(_SHARDS.get(path, key))) as image:
                 pixels = np.array(image)
         except (OSError, SyntaxError, TypeError) as error:
             raise UserError(f"{path} is damaged: tile {key.decode()} cannot be decoded; {_MEND}") from error
         if pixels.shape != (self.tile, self.tile, 3):
             raise UserError(f"{path} is damaged: tile {key.decode()} has the shape {pixels.shape}; {_MEND}")
         return pixels
+
+    def encoded(self, tile_id: int) -> bytes:
+        """Return one tile as the file that is stored, a JPEG or PNG.
+
+        Raises:
+            IndexError: no such tile id.
+            UserError: the tile is missing in its shard.
+        """
+        return _SHARDS.get(*self._place(tile_id))
+
+    def _place(self, tile_id: int) -> tuple[Path, bytes]:
+        """Return shard and key of a tile."""
+        if not 0 <= tile_id < len(self):
+            raise IndexError(f"tile {tile_id} is not in 0..{len(self) - 1} of {self.root}")
+        slide = self.slide_names[self.slide_codes[tile_id]]
+        return shard_path(self.root, slide), tile_key(self.index["grid_x"][tile_id], self.index["grid_y"][tile_id])
 
     def read_many(self, tile_ids: Iterable[int]) -> np.ndarray:
         """Return tiles as (n, tile, tile, 3) uint8, in the order asked for and read in the order of the store."""

@@ -16,23 +16,29 @@ class TableSettings:
     out: str = "results/tables"
     replicates: int = 1000
     seed: int = 0
-    metric: str = "balanced_accuracy"
+    metric: str | None = None
+    per_class: bool = False
 
 
 _MEANING = {
     "records": "folder of records (JSON with parquet beside it)",
     "out": "folder for <task>.md, .tex and .csv",
-    "replicates": "bootstrap draws of slides and tiles, 100 or more",
+    "replicates": "bootstrap draws of slides and their tiles, regions or images, 100 or more",
     "seed": "seed of the draws",
-    "metric": "orders the rows: balanced_accuracy, accuracy or macro_auroc",
+    "metric": "orders the rows, such as macro_auroc, mdice or ap50; null: the first of each kind of task",
+    "per_class": "whether IoU and AP of single classes are shown",
 }
 
 
 def usage() -> str:
     """Return the help text, settings with their defaults."""
     lines = ["usage: python -m results table [key=value ...]", "", "Turn benchmark records into one table a task.", ""]
-    lines += [f"  {f'{item.name}={item.default}':32} {_MEANING[item.name]}" for item in fields(TableSettings)]
+    lines += [f"  {f'{item.name}={_shown(item.default)}':32} {_MEANING[item.name]}" for item in fields(TableSettings)]
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def table(arguments: Sequence[str]) -> None:
@@ -57,7 +63,9 @@ def table(arguments: Sequence[str]) -> None:
     from results.render import markdown, write_tables
     from results.table import build_tables
 
-    tables = build_tables(read_records(settings.records), settings.replicates, settings.seed, settings.metric)
+    tables = build_tables(
+        read_records(settings.records), settings.replicates, settings.seed, settings.metric, settings.per_class
+    )
     written = write_tables(tables, settings.out)
     print("\n".join(markdown(each) for each in tables), end="")
     print(f"wrote {', '.join(str(path) for path in written)}", file=sys.stderr)

@@ -19,7 +19,8 @@ from results.errors import UserError
 from results.files import replacing, value_digest
 from results.units import canonical_units
 
-SCHEMA = 1
+SCHEMA = 2
+"""What is written. Schema 1, without `task.kind`, is read too: all its records are of classification."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,17 @@ class Record:
             raise UserError(
                 f"{path} cannot be read as parquet ({reason}): delete it and run the cell again."
             ) from error
-        return canonical_units(table, str(path))
+        return canonical_units(table, str(path), self.kind)
+
+    @property
+    def kind(self) -> str:
+        """The kind of task: `classification`, `segmentation` or `detection`."""
+        return self.data["task"].get("kind", "classification")
+
+    @property
+    def loaded(self) -> float:
+        """The share of the encoder's weights that found their place, 0 to 1; 1 where nothing was to be loaded."""
+        return _share_loaded(self.data["encoder"]["coverage"])
 
 
 @functools.cache
@@ -140,7 +151,7 @@ def write_record(folder: Path | str, record: Mapping[str, Any], units: pa.Table 
     Args:
         folder: usually `results/records`; made when missing.
         record: the fields of the schema; `schema` and `units` are filled in here.
-        units: one row a scored tile (see `results.units.canonical_units`); None for a crashed cell.
+        units: one row a scored tile, region or image (see `results.units.canonical_units`); None for a crashed cell.
 
     Returns:
         The JSON's path, `<task>-<engine>-<encoder>-t<trial>-<8 hex of the cell key>.json`.
@@ -154,7 +165,7 @@ def write_record(folder: Path | str, record: Mapping[str, Any], units: pa.Table 
     stem = _stem(data)
     path, units_path = folder / f"{stem}.json", folder / f"{stem}.parquet"
     if units is not None:
-        units = canonical_units(units, stem)
+        units = canonical_units(units, stem, data["task"]["kind"])
         data["units"] = units_path.name
     text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     stale = _files_of(folder, record_key(data), but=path)
@@ -199,6 +210,12 @@ def _read(path: Path) -> Record:
         raise UserError(f"{path} cannot be read as JSON ({reason}): delete it and run its cell again.") from error
     validate(data, str(path))
     return Record(data, path)
+
+
+def _share_loaded(coverage: Any) -> float:
+    if isinstance(coverage, Mapping):
+        coverage = coverage.get("share")
+    return 1.0 if coverage is None else float(coverage)
 
 
 def _require_units(path: Path, name: str | None) -> None:

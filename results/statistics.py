@@ -4,8 +4,8 @@ Three spreads are kept apart:
 
 - `sd` is the spread between trials (folds, evaluation seeds and, when pooled, pretraining seeds). It is not a standard
   error: folds share training slides.
-- `interval` is the sampling of the test set: which slides, and which tiles of them. Training and pretraining stay as
-  they were in every replicate, so their randomness is not in it.
+- `interval` is the sampling of the test set: which slides, and which tiles of them (regions, images: what
+  one unit is). Training and pretraining stay as they were in every replicate, so their randomness is not in it.
 - `difference` is the same sampling for two encoders at once. Both are scored on the same drawn slides and tiles, so
   what is hard for both cancels out.
 
@@ -15,13 +15,15 @@ The bootstrap is the two-stage one for clustered data (Davison & Hinkley, Bootst
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from results.errors import UserError
-from results.metrics import METRICS, Predictions
+from results.kinds import KINDS
+from results.metrics import answers_of, metrics_of
+from results.weights import mean_defined
 
 CHUNK_CELLS = 2**20
 """Weights (tiles x replicates) held at once: 8 MiB of float64, which stays near the cache."""
@@ -34,19 +36,19 @@ class Trial:
     """The scored units of one trial of one encoder.
 
     `number` says which trials of two encoders belong together, such as (evaluation seed, fold); `cluster` and `unit`
-    are (N,) text: slide, and tile id within the task.
+    are (N,) text: slide, and id within the task. `answers` is what the task's kind reads units as (`results.kinds`).
     """
 
     number: Hashable
     cluster: np.ndarray
     unit: np.ndarray
-    predictions: Predictions
+    answers: Any
 
     @classmethod
     def of(cls, number: Hashable, units: pa.Table) -> "Trial":
         """Take a canonical units table."""
         cluster = units["cluster"].to_numpy().astype(str)
-        return cls(number, cluster, units["unit"].to_numpy().astype(str), Predictions.of(units))
+        return cls(number, cluster, units["unit"].to_numpy().astype(str), answers_of(units))
 
 
 class Resampling:
@@ -91,7 +93,8 @@ class Estimate:
     """One encoder's metric: per trial `numbers`, point `values` (T,) and bootstrap `replicates` (T, R).
 
     A trial of whose slides none was drawn is NaN in that replicate and left out of its mean. `slides` and `tiles` count
-    what was scored; with one slide (`tiles_only`) the interval shows the sampling of tiles only.
+    what was scored (`tiles` are units of any kind); with one slide (`tiles_only`) the interval shows the sampling of its units
+    only. `lower_is_better` turns comparisons around.
     """
 
     numbers: tuple[Hashable, ...]
@@ -99,6 +102,7 @@ class Estimate:
     replicates: np.ndarray
     slides: int
     tiles: int
+    lower_is_better: bool = False
 
     @property
     def tiles_only(self) -> bool:
@@ -107,7 +111,11 @@ class Estimate:
 
     def mean(self) -> float:
         """Return the mean over trials; NaN when the metric is defined in none."""
-        return float(_mean(self.values))
+        return float(mean_defined(self.values))
+
+    def goodness(self) -> float:
+        """Return the mean, negative where lower is better: of two rows the better has the higher."""
+        return -self.mean() if self.lower_is_better else self.mean()
 
     def sd(self) -> float:
         """Return the standard deviation between trials (ddof=1); NaN with fewer than two."""
@@ -116,15 +124,7 @@ class Estimate:
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % percentile interval of the mean over trials, over test slides and tiles."""
-        return percentile_interval(_mean(self.replicates))
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over axis 0 of what is defined; NaN where nothing is."""
-    defined = ~np.isnan(values)
-    count = defined.sum(0).astype(float)
-    total = np.where(defined, values, 0.0).sum(0)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+        return percentile_interval(mean_defined(self.replicates))
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
@@ -145,7 +145,7 @@ def bootstrap(
 
     Args:
         rows: row -> its trials; all rows of one task split, so that equal (slide, unit) means the same tile.
-        metrics: names in `results.metrics.METRICS`.
+        metrics: names in `results.metrics.METRICS` of the rows' kind, or of single classes.
         replicates: how many draws.
         seed: of the draws.
 
@@ -153,19 +153,21 @@ def bootstrap(
         (row, metric) -> estimate. Rows without trials are left out.
 
     Raises:
-        UserError: when two trials give one tile different labels, or have other classes: not one split then.
+        UserError: when two trials give one unit different truth, or have other classes: not one split then.
     """
     flat = [(row, trial) for row, trials in rows.items() for trial in trials]
     if not flat:
         return {}
     resampling = Resampling([trial for _, trial in flat], replicates, seed)
-    _check_labels(flat, resampling)
+    _check_truth(flat, resampling)
+    known = metrics_of(flat[0][1].answers)
     scored = np.empty((len(metrics), len(flat), replicates))
     for part, weights in resampling.chunks():
         for index, (_, trial) in enumerate(flat):
             weight = weights[resampling.positions[index]]
+            drawn = trial.answers.under(weight)
             for place, name in enumerate(metrics):
-                scored[place, index, part] = METRICS[name](trial.predictions, weight)
+                scored[place, index, part] = known[name].of(drawn)
     estimates = {}
     for row, trials in rows.items():
         if not trials:
@@ -175,23 +177,24 @@ def bootstrap(
         slides = len(np.unique(np.concatenate([trial.cluster for trial in trials])))
         tiles = len(np.unique(np.concatenate([resampling.positions[index] for index in own])))
         for place, name in enumerate(metrics):
-            values = np.array([METRICS[name](trial.predictions, None) for trial in trials])
-            estimates[row, name] = Estimate(numbers, values, scored[place, own], slides, tiles)
+            values = np.array([known[name](trial.answers) for trial in trials])
+            better = known[name].lower_is_better
+            estimates[row, name] = Estimate(numbers, values, scored[place, own], slides, tiles, better)
     return estimates
 
 
-def _check_labels(flat: Sequence[tuple[Hashable, Trial]], resampling: Resampling) -> None:
-    truth = np.full(resampling.tiles, -1)
+def _check_truth(flat: Sequence[tuple[Hashable, Trial]], resampling: Resampling) -> None:
+    first = flat[0][1].answers
+    truth, known = np.zeros(resampling.tiles, dtype=np.int64), np.zeros(resampling.tiles, dtype=bool)
     for (row, trial), positions in zip(flat, resampling.positions, strict=True):
-        known = truth[positions]
-        labels = trial.predictions.label
-        first = flat[0][1].predictions.classes
-        if ((known >= 0) & (known != labels)).any() or trial.predictions.classes != first:
+        same_rules = (trial.answers.kind, trial.answers.rules) == (first.kind, first.rules)
+        own = trial.answers.truth() if same_rules else truth[positions]
+        if not same_rules or (known[positions] & (truth[positions] != own)).any():
             raise UserError(
-                f"the units of {row}, trial {trial.number}, give other labels or classes to tiles than those of "
-                f"{flat[0][0]} do, under the same split digest: one of them must be run again."
+                f"the units of {row}, trial {trial.number}, give other labels or classes to {KINDS[first.kind].units} than "
+                f"those of {flat[0][0]} do, under the same split digest: one of them must be run again."
             )
-        truth[positions] = labels
+        truth[positions], known[positions] = own, True
 
 
 def difference(a: Estimate, b: Estimate) -> np.ndarray:
@@ -200,14 +203,14 @@ def difference(a: Estimate, b: Estimate) -> np.ndarray:
     Both estimates must come from one `bootstrap` call. All NaN when they share no trial.
     """
     shared = set(a.numbers) & set(b.numbers)
-    parts = [_mean(e.replicates[[number in shared for number in e.numbers]]) for e in (a, b)]
+    parts = [mean_defined(e.replicates[[number in shared for number in e.numbers]]) for e in (a, b)]
     return parts[0] - parts[1]
 
 
 def best_of(estimates: Mapping[Row, Estimate]) -> Row | None:
-    """Return the row of the highest mean (the first of equals), None when no mean is defined."""
+    """Return the row of the best mean (the first of equals), None when no mean is defined."""
     defined = [row for row in estimates if not np.isnan(estimates[row].mean())]
-    return max(defined, key=lambda row: estimates[row].mean()) if defined else None
+    return max(defined, key=lambda row: estimates[row].goodness()) if defined else None
 
 
 def tied_with_best(estimates: Mapping[Row, Estimate]) -> set[Row]:
@@ -227,6 +230,7 @@ def tied_with_best(estimates: Mapping[Row, Estimate]) -> set[Row]:
 
 
 def inside_floor(estimate: Estimate, floor: Estimate) -> bool:
-    """Tell whether `estimate` is not shown to beat `floor`: the paired interval does not lie wholly above 0."""
-    low, _ = percentile_interval(difference(estimate, floor))
+    """Tell whether `estimate` is not shown to beat `floor`: the paired interval does not lie wholly on the better side of 0."""
+    ahead = difference(floor, estimate) if estimate.lower_is_better else difference(estimate, floor)
+    low, _ = percentile_interval(ahead)
     return not low > 0

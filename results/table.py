@@ -1,25 +1,23 @@
 """What a table says: records of one task split become rows of encoders and columns of engine x metric."""
 
-import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from results import statistics
 from results.errors import UserError
-from results.metrics import METRICS
+from results.kinds import KINDS, Kind
+from results.metrics import METRICS, score_all
+from results.naming import engine_columns, engine_rank, row_names
+from results.notes import notes_of, trials_in_words
 from results.record import Record, slug
 from results.statistics import Estimate, Trial
 
 OVERLAP = ("clean", "unknown", "same hospital", "same patient", "same slide")
 """Contamination marks from harmless to worst; a row shows the worst of its records."""
-
-PER_ENCODER = ("scale_mismatch",)
-"""Engine settings that tell of one encoder, not of the engine: they make a note on the row, never a column."""
-
-_ENGINE_ORDER = ("knn", "linear")
 
 
 @dataclass(frozen=True)
@@ -53,36 +51,47 @@ class Cell:
 
 @dataclass
 class Row:
-    """One encoder name; `cells` by (engine column, metric)."""
+    """One encoder name; `cells` by (engine column, metric). `loaded` is the least share of weights that any record loaded."""
 
     name: str
     floor: bool
     overlap: str
     seeds: list[int | None]
+    loaded: float = 1.0
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
 
 
 @dataclass
 class Table:
-    """All that is to be printed for one task version and split; `rows` in their final order."""
+    """All that is to be printed for one task version and split; `rows` in their final order.
+
+    `titles` are the names of `metrics` in print, `units` counts the scored tiles, regions or images (`noun`).
+    """
 
     task: str
+    kind: str
+    noun: str
     version: str
     split: str
     stem: str
     rehearsal: bool
     engines: list[str]
     metrics: list[str]
+    titles: dict[str, str]
     rows: list[Row]
     trials: str
     slides: int
-    tiles: int
+    units: int
     replicates: int
     notes: list[str]
 
 
 def build_tables(
-    records: Sequence[Record], replicates: int = 1000, seed: int = 0, metric: str = "balanced_accuracy"
+    records: Sequence[Record],
+    replicates: int = 1000,
+    seed: int = 0,
+    metric: str | None = None,
+    per_class: bool = False,
 ) -> list[Table]:
     """Turn records into tables, one a task; other versions or splits of a task get tables of their own.
 
@@ -90,14 +99,15 @@ def build_tables(
         records: as from `read_records`.
         replicates: draws of the bootstrap.
         seed: of the bootstrap.
-        metric: the one that orders the rows; it comes first.
+        metric: the one that orders the rows; it comes first. Tables of another kind of task keep their own order.
+        per_class: whether to show the metrics of single classes, where a kind has such.
 
     Raises:
-        UserError: for an unknown metric, damaged units, metrics that the units do not give, or units of one split that
-            disagree on a label or on the classes.
+        UserError: for a metric that none of the records has, damaged units, metrics that the units do not give, or
+            units of one split that disagree on the truth or on the classes.
     """
-    if metric not in METRICS:
-        raise UserError(f"metric={metric} is not known: choose one of {', '.join(METRICS)}.")
+    if metric is not None:
+        _check_metric(metric, records)
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         task = record.data["task"]
@@ -105,7 +115,8 @@ def build_tables(
     kinds = Counter(task for task, _, _ in groups)
     tables = []
     for (task, version, split), members in sorted(groups.items()):
-        table = _build(members, [metric, *(name for name in METRICS if name != metric)], replicates, seed)
+        _check_kind(members)
+        table = _build(members, metric, per_class, replicates, seed)
         if kinds[task] > 1:
             table.stem = f"{table.stem}-v{slug(version)}-{slug(split)[:8]}"
             table.notes.append(
@@ -118,14 +129,51 @@ def build_tables(
     return tables
 
 
-def _build(records: Sequence[Record], metrics: list[str], replicates: int, seed: int) -> Table:
-    engine_of, row_of = _engine_columns(records), _row_names(records)
+def _check_metric(metric: str, records: Sequence[Record]) -> None:
+    kinds = {record.kind for record in records}
+    stated = {stated["name"] for record in records for stated in record.data["metrics"]}
+    if any(metric in METRICS[kind] or (metric in stated and _of_one_class(metric, kind)) for kind in kinds):
+        return
+    names = [name for kind in sorted(kinds) for name in METRICS[kind]]
+    raise UserError(f"metric={metric} is of none of these records: choose one of {', '.join(names)}.")
+
+
+def _of_one_class(metric: str, kind: str) -> bool:
+    prefix = KINDS[kind].per_class_prefix
+    return bool(prefix) and metric.startswith(prefix)
+
+
+def _check_kind(records: Sequence[Record]) -> None:
+    first = records[0]
+    for record in records:
+        if record.kind != first.kind:
+            raise UserError(
+                f"{record.path} is of {record.kind} and {first.path} of {first.kind}, under one task name, version and split: "
+                "rename one of the tasks."
+            )
+
+
+def _shown(kind: Kind, classes: Sequence[str], metric: str | None, per_class: bool) -> dict[str, str]:
+    """Return the metrics of a table in their order, name -> name in print; an arrow marks where lower is better."""
+    known = kind.all_metrics(classes)
+    names = [*(known if per_class else kind.metrics)]
+    if metric in known:
+        names = [metric, *(name for name in names if name != metric)]
+    return {name: known[name].title + (" ↓" if known[name].lower_is_better else "") for name in names}
+
+
+def _build(records: Sequence[Record], metric_first: str | None, per_class: bool, replicates: int, seed: int) -> Table:
+    kind = KINDS[records[0].kind]
+    engine_of, row_of = engine_columns(records), row_names(records)
     cells: dict[Place, list[Record]] = defaultdict(list)
     for record in records:
         cells[Place(*row_of[record.path], engine_of[record.path])].append(record)
     trials = {place: [_trial(record) for record in members if record.ok] for place, members in cells.items()}
+    answers = [trial.answers for members in trials.values() for trial in members]
+    titles = _shown(kind, answers[0].classes if answers else (), metric_first, per_class)
+    metrics = list(titles)
     estimates = statistics.bootstrap(trials, metrics, replicates, seed)
-    engines = sorted(set(engine_of.values()), key=_engine_rank)
+    engines = sorted(set(engine_of.values()), key=engine_rank)
     rows = []
     for floor, name in sorted(set(row_of.values())):
         row = _row(floor, name, [record for record in records if row_of[record.path] == (floor, name)])
@@ -139,76 +187,41 @@ def _build(records: Sequence[Record], metrics: list[str], replicates: int, seed:
             _mark(rows, (engine, metric))
     rows.sort(key=lambda row: (row.floor, -_order(row, engines, metrics[0]), row.name))
     first = records[0].data["task"]
-    slides = {name for members in trials.values() for trial in members for name in np.unique(trial.cluster).tolist()}
+    slides = {
+        name
+        for members in trials.values()
+        for trial in members
+        if not np.array_equal(trial.cluster, trial.unit)  # a unit that is its own cluster: no slide is known
+        for name in np.unique(trial.cluster).tolist()
+    }
     return Table(
         task=first["name"],
+        kind=records[0].kind,
+        noun=kind.units,
         version=str(first["version"]),
         split=first["split_digest"],
         stem=slug(first["name"]),
         rehearsal=any(record.data["task"]["rehearsal"] for record in records),
         engines=engines,
         metrics=metrics,
+        titles=titles,
         rows=rows,
-        trials=_trials_in_words(rows, trials),
+        trials=trials_in_words(rows, trials),
         slides=len(slides),
-        tiles=max((estimate.tiles for estimate in estimates.values()), default=0),
+        units=max((estimate.tiles for estimate in estimates.values()), default=0),
         replicates=replicates,
-        notes=_notes(records, rows, engine_of),
+        notes=kind.remarks(answers) + notes_of(records, rows, engine_of),
     )
-
-
-def _engine_columns(records: Sequence[Record]) -> dict[Hashable, str]:
-    """Return record path -> column; engines that ran with several settings show those that differ."""
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    names = {record.data["engine"]["name"] for record in records}
-    keys = sorted({key for record in records for key in record.data["engine"]["settings"]} - set(PER_ENCODER))
-    for record in records:
-        for key in keys:
-            values[record.data["engine"]["name"], key].add(_setting(record, key))
-    varied = {name: [key for key in keys if len(values[name, key]) > 1] for name in names}
-    columns = {}
-    for record in records:
-        name = record.data["engine"]["name"]
-        shown = ", ".join(f"{key}={_setting(record, key)}" for key in varied[name])
-        columns[record.path] = f"{name} ({shown})" if shown else name
-    return columns
-
-
-def _setting(record: Record, key: str) -> str:
-    return json.dumps(record.data["engine"]["settings"].get(key), sort_keys=True)
-
-
-def _engine_rank(column: str) -> tuple[int, str]:
-    name = column.partition(" (")[0]
-    return (_ENGINE_ORDER.index(name) if name in _ENGINE_ORDER else len(_ENGINE_ORDER), column)
-
-
-def _row_names(records: Sequence[Record]) -> dict[Hashable, tuple[bool, str]]:
-    """Return record path -> (is a floor, row name).
-
-    Encoders of one name are pooled when they differ in the seed of their pretraining. When two of one name and seed
-    have different weights, they are different encoders: each gets a row with its digest.
-    """
-    digests: dict[tuple[bool, str], dict[int | None, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for record in records:
-        encoder = record.data["encoder"]
-        digests[encoder["kind"] == "floor", encoder["name"]][encoder["seed"]].add(encoder["digest"])
-    names = {}
-    for record in records:
-        encoder = record.data["encoder"]
-        key = (encoder["kind"] == "floor", encoder["name"])
-        ambiguous = any(len(of_seed) > 1 for of_seed in digests[key].values())
-        names[record.path] = (key[0], f"{key[1]} @{encoder['digest'][:8]}") if ambiguous else key
-    return names
 
 
 def _trial(record: Record) -> Trial:
     """Read a record's units as a trial and hold its stated metrics against them."""
     trial = Trial.of((record.data["seed"], record.data["trial"]), record.units())
+    scored = score_all(trial.answers)
     for stated in record.data["metrics"]:
-        if stated["name"] not in METRICS:
+        if stated["name"] not in scored:
             continue
-        value = METRICS[stated["name"]](trial.predictions, None)
+        value = scored[stated["name"]]
         agrees = np.isnan(value) if stated["value"] is None else abs(stated["value"] - value) <= 1e-6
         if not agrees:
             raise UserError(
@@ -221,7 +234,8 @@ def _trial(record: Record) -> Trial:
 def _row(floor: bool, name: str, records: Sequence[Record]) -> Row:
     overlap = max((record.data["contamination"] for record in records), key=OVERLAP.index)
     seeds = {record.data["encoder"]["seed"] for record in records}
-    return Row(name, floor, overlap, sorted(seeds, key=lambda seed: (seed is None, seed)))
+    loaded = min(record.loaded for record in records)
+    return Row(name, floor, overlap, sorted(seeds, key=lambda seed: (seed is None, seed)), loaded)
 
 
 def _cell(records: Sequence[Record], estimate: Estimate | None) -> Cell:
@@ -249,48 +263,6 @@ def _mark(rows: Sequence[Row], column: tuple[str, str]) -> None:
 
 def _order(row: Row, engines: Sequence[str], metric: str) -> float:
     means = [row.cells[engine, metric].estimate for engine in engines]
-    means = [estimate.mean() for estimate in means if estimate is not None]
+    means = [estimate.goodness() for estimate in means if estimate is not None]
     means = [mean for mean in means if not np.isnan(mean)]
-    return float(np.mean(means)) if means else -1.0
-
-
-def _trials_in_words(rows: Sequence[Row], trials: Mapping[Hashable, Sequence[Trial]]) -> str:
-    """Say what the trials are: folds, repeats on the same slides, and whether pretraining seeds are pooled."""
-    slides: dict[Hashable, set[str]] = defaultdict(set)
-    for trial in (trial for members in trials.values() for trial in members):
-        slides[trial.number] |= set(np.unique(trial.cluster).tolist())
-    counts = sorted({len(members) for members in trials.values() if members}) or [0]
-    words = " to ".join(map(str, sorted({counts[0], counts[-1]}))) + (" trial" if counts == [1] else " trials")
-    if len(slides) > 1:
-        apart = sum(map(len, slides.values())) == len(set().union(*slides.values()))
-        words += " (folds: every test slide in one)" if apart else " (seeds or repeats on shared test slides)"
-    return words + (", pretraining seeds pooled" if any(len(row.seeds) > 1 for row in rows) else "")
-
-
-def _notes(records: Sequence[Record], rows: Sequence[Row], engine_of: Mapping[Hashable, str]) -> list[str]:
-    notes = []
-    if not any(row.floor for row in rows):
-        notes.append("No floor rows: nothing here shows what colour or untrained weights alone would reach.")
-    if any(cell.estimate is not None and cell.estimate.tiles_only for row in rows for cell in row.cells.values()):
-        notes.append("One test slide only: the interval shows the sampling of its tiles, not of slides.")
-    for row in rows:
-        if len(row.seeds) > 1:
-            notes.append(f"{row.name}: pretraining seeds {', '.join(map(str, row.seeds))} are pooled as trials.")
-    marks = {
-        f"{record.data['encoder']['name']}: {key.replace('_', ' ')}, {_setting(record, key)}."
-        for record in records
-        for key in PER_ENCODER
-        if key in record.data["engine"]["settings"]
-    }
-    notes += sorted(marks)
-    stores = {record.data["task"]["store_digest"] for record in records}
-    if len(stores) > 1:
-        notes.append(f"The records come from {len(stores)} tile stores of the same split: pixels may differ.")
-    revisions = sorted({record.data["git_revision"] for record in records})
-    notes.append(f"Code: {', '.join(revision[:12] for revision in revisions)}.")
-    for record in records:
-        if not record.ok:
-            reason = " ".join(record.data["error"].split())[:160] or "no reason given"
-            cell = f"{record.data['encoder']['name']}, {engine_of[record.path]}, trial {record.data['trial']}"
-            notes.append(f"crashed: {cell}: {reason} ({record.path.name})")
-    return notes
+    return float(np.mean(means)) if means else -math.inf

@@ -1,5 +1,6 @@
-"""`python -m transfer classify key=value ...`."""
+"""`python -m transfer classify|detect|segment|export key=value ...`."""
 
+import importlib
 import os
 import signal
 import sys
@@ -7,36 +8,42 @@ from types import FrameType
 
 from results.errors import UserError, told
 
-HELP = """python -m transfer classify key=value ...
+HELP = """python -m transfer classify|detect|segment|export key=value ...
 
-Scores frozen encoders on the labelled tiles of a store; one record a cell (task x encoder x engine x trial). A cell whose
-record is there already is not run again, so the command can be stopped and repeated.
+  classify   frozen or fine-tuned encoders on labelled tiles        'python -m transfer classify --help'
+  detect     a detector on NuCLS nuclei, with Detectron2            'python -m transfer detect --help'
+  segment    a segmenter on BCSS tissue, with mmsegmentation        'python -m transfer segment --help'
+  export     an encoder in every engine's names, with proof         'python -m transfer export --help'
+
+Each of the first three writes one record a cell (task x encoder x engine x trial). A cell whose record is there already is
+not run again, so a command can be stopped and repeated; a cell that crashed leaves a record that says how.
 
   encoder=latest      newest finished export under work/runs; latest:METHOD:COHORT:SEED the newest of these;
                       all the newest of every (method, cohort, seed); or a run folder, a backbone.safetensors,
-                      random, imagenet, mean_rgb, colour_histogram; several as encoder=[a,b]
-  task=null           rehearsal, tiles or a YAML file; null takes what fits the store
-  store=null          a tile store; null takes the newest labelled one under work/tiles
+                      a foreign checkpoint, timm:NAME, random, imagenet; several as encoder=[a,b]
   work=work           where pretraining left its tiles and runs
   records=results/records
-  engines=[knn,linear]
-  trials=3            trial t tests on fold t; folds share no slide and no patient
-  seed=0              of folds and untrained networks
-  floors=true         adds the rows a score must beat: untrained network, mean RGB, colour histogram
+  trials=3  seed=0  device=auto
+  floors=true         adds the rows a score must beat
   imagenet=null       file of torchvision weights for one more floor row; download=true fetches them
   download=false
-  allow_partial=false true scores weights that do not fill the network
-  max_tiles_per_slide=null  evenly spaced over a slide; null takes the cap of the task
-  device=auto
-  batch_size=256
+  allow_partial=false true scores weights that do not fill the network; the record and the table say so
 
 Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a record, 143 stopped; finished cells stay.
 """
 
+COMMANDS = {
+    "classify": ("transfer.classify", "classify"),
+    "detect": ("transfer.detect", "detect"),
+    "segment": ("transfer.segment", "segment"),
+    "export": ("transfer.bundle", "export"),
+}
+"""Command -> module and the function that runs it; the module's `HELP` is its help, its `load` reads the arguments."""
+
 
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
-    if not arguments or arguments[0] in ("-h", "--help", "help") or arguments[1:2] in (["-h"], ["--help"]):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     try:
@@ -50,17 +57,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments[0] != "classify":
+    if arguments[0] not in COMMANDS:
         raise UserError(
-            f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer classify key=value ...'."
+            f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer {'|'.join(COMMANDS)} key=value ...'."
         )
     signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # read when torch loads: threads that spin starve each other on busy cores
-    from transfer.classify import classify, load
-
-    return classify(load(arguments[1:]))
+    place, name = COMMANDS[arguments[0]]
+    module = importlib.import_module(place)
+    if any(argument in ("-h", "--help", "help") for argument in arguments[1:]):
+        print(module.HELP, end="")
+        return 0
+    return getattr(module, name)(module.load(arguments[1:]))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,20 @@
-"""One cell of a benchmark: task x encoder x engine x trial, its key, its score and its record."""
+"""One cell of classification: task x encoder x engine x trial, its key, its score and what is recorded of it."""
 
-import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from results import provenance
-from results.metrics import score_units
 from results.record import cell_key
 from transfer.encoders.base import Encoder
-from transfer.engines import ENGINES, Fit, Predictions
+from transfer.engines import Engine, Fit, Images, Predictions, known_engines
+from transfer.engines.base import derived_seed
+from transfer.reading import read_ahead
+from transfer.recording import CellRecord, Recorder
 from transfer.tasks import TileTask
 
 SCALE_TOLERANCE = 0.1
-READERS = 4
-"""Threads that read and decode tiles, each one batch."""
 
 
 @dataclass(frozen=True)
@@ -31,34 +26,40 @@ class Cell:
     engine: str
     seed: int
     trial: int
+    schedule: str = "smoke"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The engine's settings as asked for."""
-        return ENGINES[self.engine]().settings()
+    def build(self) -> Engine:
+        """Return the engine."""
+        return known_engines()[self.engine](self.schedule)
 
     @property
     def key(self) -> str:
         task = self.task
         identity = (task.name, task.version, task.split_digest, self.encoder.digest)
-        return cell_key(*identity, self.engine, self.settings, self.seed, self.trial)
+        return cell_key(*identity, self.engine, self.build().settings(), self.seed, self.trial)
 
-    def predict(self, features: np.ndarray) -> Predictions:
+    def predict(self, features: np.ndarray | None, images: Images | None = None) -> Predictions:
         """Run the engine on one trial.
 
         Args:
-            features: float32 (N, D), a row for every tile of the task.
+            features: float32 (N, D), a row for every tile of the task; None for an engine that trains the network.
+            images: what such an engine gets instead.
         """
         task, split = self.task, self.task.splits[self.trial]
+        parts = (split.train, split.validation, split.test)
+        train, validation, test = parts if features is None else (features[rows] for rows in parts)
+        seed = derived_seed("trial", self.seed, self.trial)
         fit = Fit(
-            features[split.train],
+            train,
             task.labels[split.train],
-            features[split.validation],
+            validation,
             task.labels[split.validation],
-            features[split.test],
+            test,
             len(task.classes),
+            seed,
+            images,
         )
-        return ENGINES[self.engine]().predict(fit)
+        return self.build().predict(fit)
 
     def units(self, predictions: Predictions) -> pa.Table:
         """Lay predictions out as a record's units: one row a test tile."""
@@ -66,7 +67,7 @@ class Cell:
         scores = {f"score_{name}": predictions.scores[:, c].astype(np.float32) for c, name in enumerate(task.classes)}
         return pa.table(
             {
-                "unit": task.tiles[test],
+                "unit": pa.array(task.units[test].tolist()),
                 "cluster": pa.array(task.clusters[test].tolist(), pa.string()),
                 "label": task.labels[test].astype(np.int32),
                 "predicted": predictions.predicted.astype(np.int32),
@@ -74,86 +75,24 @@ class Cell:
             }
         )
 
+    def begin(self, recorder: Recorder) -> CellRecord:
+        """Begin the cell's record; a scale that is not the encoder's is kept beside the coverage."""
+        mismatch = scale_mismatch(self.encoder, self.task)
+        fit = {"scale_mismatch": mismatch} if mismatch else None
+        return recorder.of(self.task, self.encoder, self.engine, self.build().settings(), self.seed, self.trial, fit)
+
 
 def scale_mismatch(encoder: Encoder, task: TileTask) -> dict[str, Any] | None:
     """Return tile side (px) and um/px of task and encoder where um/px or the field of view differ by more than 10 %."""
     seen = encoder.card["input"] if encoder.card else {}
     if not seen.get("mpp"):
         return None
-    own = {"px": task.store.tile, "mpp": task.store.mpp}
+    own = {"px": task.source.tile, "mpp": task.source.mpp}
     trained = {"px": seen.get("tile") or own["px"], "mpp": seen["mpp"]}
     ratios = (own["mpp"] / trained["mpp"], own["mpp"] * own["px"] / (trained["mpp"] * trained["px"]))
     if all(1 / (1 + SCALE_TOLERANCE) <= ratio <= 1 + SCALE_TOLERANCE for ratio in ratios):
         return None
     return {"tiles": own, "encoder": trained}
-
-
-def _fit(encoder: Encoder, task: TileTask) -> dict[str, Any] | None:
-    """What a record says of how encoder and task fit: loaded names, and the scale of the tiles where it is not the encoder's."""
-    mismatch = scale_mismatch(encoder, task)
-    return {**(encoder.coverage or {}), "scale_mismatch": mismatch} if mismatch else encoder.coverage
-
-
-def contamination(encoder: Encoder, task: TileTask) -> str:
-    """Say what the encoder's pretraining may have seen of the task's slides.
-
-    The floors have seen no slide. One store is the same slides; synthetic and real slides cannot meet; else nothing is known.
-    """
-    if encoder.card is None:
-        return "clean" if encoder.kind == "floor" else "unknown"
-    data = encoder.card["data"]
-    if data.get("store_digest") == task.store.digest:
-        return "same slide"
-    return "clean" if bool(data.get("rehearsal")) != bool(task.store.rehearsal) else "unknown"
-
-
-class Recorder:
-    """Fills in the fields of a record that every cell of one command shares."""
-
-    def __init__(self) -> None:
-        self._common = {
-            "hardware": provenance.hardware(),
-            "versions": provenance.versions(),
-            "git_revision": provenance.git_revision(),
-        }
-
-    def scored(self, cell: Cell, units: pa.Table, seconds: float) -> dict[str, Any]:
-        return self._record(cell, seconds, status="ok", error=None, metrics=score_units(units))
-
-    def crashed(self, cell: Cell, error: Exception, seconds: float) -> dict[str, Any]:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        return self._record(cell, seconds, status="crashed", error=reason, metrics=[])
-
-    def _record(self, cell: Cell, seconds: float, **outcome: Any) -> dict[str, Any]:
-        task, encoder, card = cell.task, cell.encoder, cell.encoder.card or {}
-        return {
-            "task": {
-                "name": task.name,
-                "version": task.version,
-                "split_digest": task.split_digest,
-                "store_digest": task.store.digest,
-                "rehearsal": bool(task.store.rehearsal),
-            },
-            "encoder": {
-                "name": encoder.name,
-                "kind": encoder.kind,
-                "digest": encoder.digest,
-                "coverage": _fit(encoder, task),
-                "method": card.get("method"),
-                "seed": card.get("seed"),
-                "card": encoder.card,
-            },
-            "engine": {"name": cell.engine, "settings": cell.settings},
-            "seed": cell.seed,
-            "trial": cell.trial,
-            "trials": len(task.splits),
-            "wall_seconds": round(seconds, 3),
-            "device_hours": round(seconds / 3600, 6),
-            "contamination": contamination(encoder, task),
-            "created": provenance.now(),
-            **outcome,
-            **self._common,
-        }
 
 
 def extract(encoder: Encoder, task: TileTask, batch_size: int) -> np.ndarray:
@@ -163,23 +102,10 @@ def extract(encoder: Encoder, task: TileTask, batch_size: int) -> np.ndarray:
         FloatingPointError: a feature is not finite.
     """
     features = np.empty((len(task.tiles), encoder.feature_dim), dtype=np.float32)
-    starts = range(0, len(task.tiles), batch_size)
-    with ThreadPoolExecutor(READERS) as readers:
-        ahead = deque()
-        for start in starts[:READERS]:
-            ahead.append(readers.submit(task.store.read_many, task.tiles[start : start + batch_size]))
-        for number, start in enumerate(starts):
-            tiles = ahead.popleft().result()
-            if number + READERS < len(starts):
-                later = starts[number + READERS]
-                ahead.append(readers.submit(task.store.read_many, task.tiles[later : later + batch_size]))
-            features[start : start + len(tiles)] = encoder.features(tiles)
+    rows = np.arange(len(features))
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    for part, tiles in zip(parts, read_ahead(task.read, parts), strict=True):
+        features[part] = encoder.features(tiles)
     if not np.isfinite(features).all():
         raise FloatingPointError(f"encoder {encoder.name} gave features that are not finite")
     return features
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `work` returns and the seconds it took."""
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start

@@ -1,7 +1,6 @@
 """`python -m transfer classify`: score encoders on labelled tiles, one record a cell."""
 
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,23 +14,56 @@ from pretrain.tiles import TileStore, latest_store
 from results.errors import UserError
 from results.record import find_record, write_record
 from results.settings import compose, split_overrides
-from transfer.cells import Cell, Recorder, extract, scale_mismatch, timed
+from transfer.cells import Cell, extract, scale_mismatch
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
-from transfer.engines import ENGINES
-from transfer.tasks import TileTask, load_tile_task, read_task
+from transfer.engines import SCHEDULES, Images, known_engines
+from transfer.recording import Recorder, check_writable, say, timed
+from transfer.tasks import Request, TileTask, load_task, read_task
+
+HELP = """python -m transfer classify key=value ...
+
+Scores encoders on labelled tiles, of a store or of folders; one record a cell (task x encoder x engine x trial). A cell whose
+record is there already is not run again, so the command can be stopped and repeated.
+
+  encoder=latest      newest finished export under work/runs; latest:METHOD:COHORT:SEED the newest of these;
+                      all the newest of every (method, cohort, seed); or a run folder, a backbone.safetensors,
+                      random, imagenet, mean_rgb, colour_histogram; several as encoder=[a,b]
+  task=null           rehearsal, tiles, camelyon16-tiles (tile stores), nct-crc-he, nct-crc-he-nonorm (folders of images) or a
+                      YAML file; null takes what fits the store
+  store=null          a tile store; null takes the newest labelled one under work/tiles
+  task.root=null      folder of the data set, for folders of images; null takes the newest synthetic one under work/cohorts
+  work=work           where pretraining left its tiles and runs
+  records=results/records
+  engines=[knn,linear]  of knn, linear, finetune, and linear_1pct, linear_10pct, finetune_1pct, finetune_10pct
+  schedule=smoke      of fine-tuning: smoke (seconds on a CPU), short, full
+  trials=3            trial t tests on fold t of a store (folds share no slide and no patient); where the test set is given,
+                      trial t draws its own validation tiles, few labels and head
+  seed=0              of these draws and of untrained networks
+  floors=true         adds the rows a score must beat: untrained network, mean RGB, colour histogram
+  imagenet=null       file of torchvision weights for one more floor row; download=true fetches them
+  download=false
+  allow_partial=false true scores weights that do not fill the network
+  max_tiles_per_slide=null  evenly spaced over a slide; null takes the cap of the task
+  device=auto
+  batch_size=256
+
+Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a record, 143 stopped; finished cells stay.
+"""
 
 
 @dataclass
 class Settings:
-    """The settings of `python -m transfer classify`; its help text says what they mean."""
+    """The settings of `python -m transfer classify`; `HELP` says what they mean."""
 
     encoder: Any = "latest"
     task: str | None = None
+    root: str | None = None
     store: str | None = None
     work: str = "work"
     records: str = "results/records"
-    engines: list[str] = field(default_factory=lambda: list(ENGINES))
+    engines: list[str] = field(default_factory=lambda: ["knn", "linear"])
+    schedule: str = "smoke"
     trials: int = 3
     seed: int = 0
     floors: bool = True
@@ -45,16 +77,23 @@ class Settings:
 
 def load(arguments: list[str]) -> Settings:
     """Resolve `key=value` arguments; a UserError names what is unknown or does not fit."""
-    settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], split_overrides(arguments)))
+    overrides = split_overrides(arguments)
+    if "task.root" in overrides:
+        overrides["root"] = overrides.pop("task.root")
+    settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], overrides))
     settings.encoder = (
         [str(spec) for spec in settings.encoder] if isinstance(settings.encoder, list) else [str(settings.encoder)]
     )
     for name, least in (("batch_size", 1), ("trials", 1), ("seed", 0)):
         if getattr(settings, name) < least:
             raise UserError(f"{name}={getattr(settings, name)} is too small: give {least} or more.")
-    unknown = [name for name in settings.engines if name not in ENGINES]
+    if settings.schedule not in SCHEDULES:
+        raise UserError(f"schedule={settings.schedule} is not known: choose {', '.join(SCHEDULES)}.")
+    unknown = [name for name in settings.engines if name not in known_engines()]
     if unknown or not settings.engines:
-        raise UserError(f"engines=[{','.join(settings.engines)}] is not possible: choose among {', '.join(ENGINES)}.")
+        raise UserError(
+            f"engines=[{','.join(settings.engines)}] is not possible: choose among {', '.join(known_engines())}."
+        )
     return settings
 
 
@@ -67,9 +106,7 @@ def classify(settings: Settings) -> int:
     Raises:
         UserError: before the first cell, for a mistake in settings, store, task or encoder.
     """
-    store = TileStore(Path(settings.store) if settings.store else latest_store(Path(settings.work), labelled=True))
-    spec = settings.task or ("rehearsal" if store.rehearsal else "tiles")
-    task = load_tile_task(read_task(spec, settings.max_tiles_per_slide), store, settings.trials, settings.seed)
+    task = _open_task(settings)
     options = EncoderOptions(
         Path(settings.work),
         settings.imagenet,
@@ -77,36 +114,36 @@ def classify(settings: Settings) -> int:
         settings.allow_partial,
         settings.device,
         settings.seed,
-        size=store.tile,
+        size=task.source.tile,
     )
     encoders, remarks = open_encoders(settings.encoder, options, settings.floors)
-    _say(
-        f"{task.name} v{task.version}: {len(task.tiles)} tiles of {len(np.unique(task.clusters))} slides, {len(task.classes)} classes, "
-        f"{settings.trials} trials, {len(encoders)} encoders" + (" (synthetic slides)" if store.rehearsal else "")
+    apart = "" if len(np.unique(task.clusters)) == len(task.tiles) else f" of {len(np.unique(task.clusters))} slides"
+    say(
+        f"{task.name} v{task.version}: {len(task.tiles)} tiles{apart}, {len(task.classes)} classes, "
+        f"{settings.trials} trials, {len(encoders)} encoders" + (" (synthetic slides)" if task.rehearsal else "")
     )
-    for remark in remarks:
-        _say(remark)
-    _check_writable(Path(settings.records))
+    for remark in ([task.remark] if task.remark else []) + remarks:
+        say(remark)
+    check_writable(Path(settings.records))
     sweep = _Sweep(settings, task)
     for encoder in encoders:
         sweep.run(encoder)
-    _say(
+    say(
         f"{sweep.scored} cells scored, {sweep.known} already there, {sweep.crashed} crashed; records in {settings.records}, "
         "'python -m results table' lays them out"
     )
     return 3 if sweep.crashed else 0
 
 
-def _check_writable(folder: Path) -> None:
-    """Find out before the first cell, not after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"records={folder} cannot be made ({error.strerror}): give a folder that can be written."
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"records={folder} cannot be written: mend its permissions or give another folder.")
+def _open_task(settings: Settings) -> TileTask:
+    spec, work = settings.task, Path(settings.work)
+    if spec is None and settings.root:
+        raise UserError(f"task.root={settings.root} needs to know the task: add task=nct-crc-he, for example.")
+    if spec is None:
+        store = TileStore(settings.store or latest_store(work, labelled=True))
+        spec = "rehearsal" if store.rehearsal else "tiles"
+    request = Request(work, settings.root, settings.store, settings.trials, settings.seed)
+    return load_task(read_task(spec, settings.max_tiles_per_slide), request)
 
 
 class _Sweep:
@@ -117,18 +154,13 @@ class _Sweep:
         self._settings, self._task, self._recorder = settings, task, Recorder()
 
     def run(self, encoder: Encoder) -> None:
-        settings = self._settings
-        cells = [
-            Cell(self._task, encoder, engine, settings.seed, trial)
-            for trial in range(settings.trials)
-            for engine in settings.engines
-        ]
+        """Run the cells of one encoder that have no record yet."""
         missing = []
-        for cell in cells:
-            record = find_record(settings.records, cell.key)
+        for cell in self._cells(encoder):
+            record = find_record(self._settings.records, cell.key)
             if record is not None and record.ok:
                 self.known += 1
-                _say(f"{_title(cell)}  already in {settings.records}")
+                say(f"{_title(cell)}  already in {self._settings.records}")
             else:
                 missing.append(cell)
         mismatch = scale_mismatch(encoder, self._task)
@@ -142,35 +174,55 @@ class _Sweep:
         for trial_encoder, group in _by_encoder(encoder, missing):
             self._run_group(trial_encoder, group)
 
-    def _run_group(self, encoder: Encoder, cells: list[Cell]) -> None:
-        """Run cells that share one set of features; each carries an equal part of the time these took."""
-        try:
-            features, extraction = timed(lambda: extract(encoder, self._task, self._settings.batch_size))
-        except Exception as error:
-            for cell in cells:
-                self._crash(cell, error, 0.0)
-            return
-        for cell in cells:
-            self._run_cell(cell, features, extraction / len(cells))
+    def _cells(self, encoder: Encoder) -> list[Cell]:
+        """The cells of one encoder, trial after trial; engines that train a network are left out where there is none."""
+        settings = self._settings
+        trains = {name: known_engines()[name](settings.schedule).trains for name in settings.engines}
+        engines = [name for name in settings.engines if hasattr(encoder, "backbone") or not trains[name]]
+        if left := [name for name in settings.engines if name not in engines]:
+            say(f"{encoder.name} has no network to train: no {', '.join(left)}")
+        return [
+            Cell(self._task, encoder, engine, settings.seed, trial, settings.schedule)
+            for trial in range(settings.trials)
+            for engine in engines
+        ]
 
-    def _run_cell(self, cell: Cell, features: np.ndarray, extraction: float) -> None:
+    def _run_group(self, encoder: Encoder, cells: list[Cell]) -> None:
+        """Run cells that share one set of weights; those on features carry an equal part of the time these took."""
+        on_features = [cell for cell in cells if not cell.build().trains]
+        if on_features:
+            try:
+                features, seconds = timed(lambda: extract(encoder, self._task, self._settings.batch_size))
+            except Exception as error:
+                for cell in on_features:
+                    self._crash(cell, error, 0.0)
+            else:
+                for cell in on_features:
+                    self._run_cell(cell, features, None, seconds / len(on_features))
+        for cell in cells:
+            if cell.build().trains:
+                images = Images(self._task.read, encoder.backbone(), encoder.size, self._settings.device)
+                self._run_cell(cell, None, images, 0.0)
+
+    def _run_cell(self, cell: Cell, features: np.ndarray | None, images: Images | None, extraction: float) -> None:
+        begun = cell.begin(self._recorder)
         try:
-            predictions, seconds = timed(lambda: cell.predict(features))
+            predictions, seconds = timed(lambda: cell.predict(features, images))
             units = cell.units(predictions)
-            record = self._recorder.scored(cell, units, seconds + extraction)
+            record = begun.scored(units, seconds + extraction)
             write_record(self._settings.records, record, units)
         except Exception as error:
-            self._crash(cell, error, extraction)
+            self._crash(cell, error, extraction + begun.seconds)
             return
         self.scored += 1
         first = record["metrics"][0]
         value = "undefined" if first["value"] is None else f"{first['value']:.3f}"
         remark = f"  {predictions.remark}" if predictions.remark else ""
-        _say(f"{_title(cell)}  {first['name'].replace('_', ' ')} {value}  {seconds + extraction:.1f} s{remark}")
+        say(f"{_title(cell)}  {first['name'].replace('_', ' ')} {value}  {seconds + extraction:.1f} s{remark}")
 
     def _crash(self, cell: Cell, error: Exception, seconds: float) -> None:
         self.crashed += 1
-        record = self._recorder.crashed(cell, error, seconds)
+        record = cell.begin(self._recorder).crashed(error, seconds)
         try:
             write_record(self._settings.records, record, None)
         except OSError as cause:
@@ -192,8 +244,4 @@ def _by_encoder(encoder: Encoder, cells: list[Cell]) -> Iterator[tuple[Encoder, 
 
 
 def _title(cell: Cell) -> str:
-    return f"{cell.engine:<6}  {cell.encoder.name}  trial {cell.trial + 1}/{len(cell.task.splits)}"
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    return f"{cell.engine:<6}  {cell.encoder.name}  trial {cell.trial + 1}/{cell.task.trials}"

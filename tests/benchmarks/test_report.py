@@ -117,6 +117,6 @@ def test_a_run_without_records_is_named(suite, tmp_path):
         report(str(suite), [])
 
 
-def test_a_suite_without_variants_has_nothing_to_compare():
-    with pytest.raises(UserError, match="suite demo has no variants"):
+def test_a_suite_without_a_base_has_nothing_to_compare():
+    with pytest.raises(UserError, match="suite demo names no base to compare with: give base=ROW, one of npid, sgcl"):
         report("demo", [])

@@ -125,7 +125,7 @@ def test_variants_are_runs_with_a_name_of_their_own(tmp_path):
         ("variants: {a: 3}", "variants.a"),
         ("variants: [a]", "variants must hold"),
         ("methods: [npid, sgcl]\nvariants: {a: {}}", "must name one method"),
-        ("base: b\nvariants: {a: {}}", "base=b is none of the variants"),
+        ("base: b\nvariants: {a: {}}", "base=b is no row"),
     ],
 )
 def test_broken_variants_are_refused(tmp_path, text, words):

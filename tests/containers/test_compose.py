@@ -8,76 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from docker.errors import DockerException
-
-import docker
-from results.provenance import git_revision
+from compose_services import OWNER
 
 ROOT = Path(__file__).parents[2]
 # A rehearsal that is over in a minute on two cores.
 REHEARSAL = ["recipe=smoke"]
 TRANSFER = ["engines=[knn]", "trials=1"]
-# Somebody without a name in the image, whose id is not the one the image defaults to.
-OWNER = os.getuid() or 12345
-
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(2400)]
-
-
-@pytest.fixture(scope="module")
-def engine():
-    """Client of the Docker engine; without engine or Compose every test here skips."""
-    try:
-        client = docker.from_env(timeout=600)
-        client.ping()
-    except DockerException as error:
-        pytest.skip(f"no Docker engine answers ({error})")
-    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        pytest.skip("the docker command or its compose plugin is missing")
-    yield client
-    client.close()
-
-
-class Services:
-    """Compose in a project of its own, with folders of its own, so that a developer's work/ is not touched."""
-
-    def __init__(self, home: Path):
-        self.work, self.results, self.slides = home / "work", home / "results", home / "slides"
-        self.revision = git_revision()
-        for folder in (self.work, self.results / "records", self.results / "tables", self.slides):
-            folder.mkdir(parents=True)
-        for folder in (home, *home.rglob("*")):
-            os.chown(folder, OWNER, OWNER if os.getuid() == 0 else -1)
-        self.environment = os.environ | {
-            "RUN_AS": f"{OWNER}:{OWNER if os.getuid() == 0 else os.getgid()}",
-            "WORK": str(self.work),
-            "RESULTS": str(self.results),
-            "DATA": str(self.slides),
-            "REVISION": self.revision,
-        }
-
-    def compose(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run `docker compose` on docker-compose.yml alone; a developer's .env is not read."""
-        command = ["docker", "compose", "--env-file", os.devnull, "-f", "docker-compose.yml", "-p", "sgcl-bench-tests"]
-        return subprocess.run([*command, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True)
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a service to its end."""
-        return self.compose("run", "--rm", "-T", *words)
-
-    def python(self, code: str) -> dict:
-        """Run code in the pretrain service and return the JSON it prints."""
-        done = self.run("--entrypoint", "python", "pretrain", "-c", code)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="module")
-def services(engine, tmp_path_factory):
-    services = Services(tmp_path_factory.mktemp("containers"))
-    built = services.compose("build", "pretrain")
-    assert built.returncode == 0, built.stderr[-4000:]
-    yield services
-    services.compose("down", "--remove-orphans")
 
 
 @pytest.fixture(scope="module")

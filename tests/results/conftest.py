@@ -23,6 +23,7 @@ def make_units(quality=0.7, slides=12, tiles=30, folds=3, fold=0, noise_seed=0):
     predicted = np.where(right, label, (label + 1) % len(CLASSES))
     scores = own.random((len(unit), len(CLASSES)))
     scores[np.arange(len(unit)), predicted] += 1
+    scores /= scores.sum(1, keepdims=True)
     columns = {
         "unit": unit,
         "cluster": cluster.tolist(),
@@ -35,12 +36,13 @@ def make_units(quality=0.7, slides=12, tiles=30, folds=3, fold=0, noise_seed=0):
 def make_record(encoder="npid", kind="run", engine="knn", trial=0, trials=3, units=None, **changes):
     """A valid record; `changes` are dotted keys with `__` for the dot."""
     record = {
-        "schema": 1,
+        "schema": 2,
         "status": "crashed" if units is None else "ok",
         "error": "RuntimeError: out of memory" if units is None else None,
         "task": {
             "name": "rehearsal",
             "version": 1,
+            "kind": "classification",
             "split_digest": "5" * 64,
             "store_digest": "6" * 64,
             "rehearsal": True,
@@ -49,7 +51,7 @@ def make_record(encoder="npid", kind="run", engine="knn", trial=0, trials=3, uni
             "name": encoder,
             "kind": kind,
             "digest": f"{encoder}-digest",
-            "coverage": 1.0,
+            "coverage": {"share": 1.0},
             "method": None if kind == "floor" else encoder,
             "seed": None if kind == "floor" else 0,
             "card": None,

@@ -122,8 +122,11 @@ def test_find_record(tmp_path, record_of, units_of):
         ({"wall_seconds": float("nan")}, "wall_seconds", "finite"),
         ({"encoder__card": {"hours": float("inf")}}, "encoder.card.hours", "finite"),
         ({"trial": 3}, "trial 3", "3 counted from 0"),
-        ({"schema": 0}, "schema", "1 was expected"),
-        ({"schema": 2}, "record schema 2", "update SGCL Bench"),
+        ({"schema": 0}, "schema", "0 is not one of [1, 2]"),
+        ({"schema": 3}, "record schema 3", "update SGCL Bench"),
+        ({"task__kind": "regression"}, "task.kind", "regression"),
+        ({"encoder__coverage": 1.0}, "encoder.coverage", "1.0 is not of type"),
+        ({"encoder__coverage": {"share": 1.5}}, "encoder.coverage.share", "maximum"),
         ({"units": "../elsewhere.parquet"}, "units", "does not match"),
     ],
 )

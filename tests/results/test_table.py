@@ -45,8 +45,8 @@ def test_rows_columns_and_numbers(tmp_path, full):
     text = markdown(table)
     rows = lines_of(text)
     assert rows["encoder"][:3] == ["pretraining overlap", "kNN balanced accuracy", "kNN accuracy"]
-    assert rows["encoder"][4] == "linear balanced accuracy"
-    assert len(rows["encoder"]) == 7
+    assert rows["encoder"][4:7] == ["kNN macro F1", "kNN calibration error ↓", "linear balanced accuracy"]
+    assert len(rows["encoder"]) == 11
     for name in ("sgcl", "npid", "histogram", "mean_rgb"):
         assert all(re.search(NUMBER, cell) for cell in rows[name][1:])
     names = list(rows)
@@ -109,7 +109,7 @@ def test_crashed_cells_are_named(tmp_path, whole_row, cell):
         cell("npid", engine="linear", trial=trial, crashed=True, error="ValueError: did not\nconverge")
     (table,) = tables_of(tmp_path)
     rows = lines_of(markdown(table))
-    assert rows["npid"][4:] == ["crashed"] * 3
+    assert rows["npid"][6:] == ["crashed"] * 5
     assert "- crashed: npid, linear, trial 2: ValueError: did not converge (rehearsal-linear-npid-t2-" in markdown(
         table
     )
@@ -134,13 +134,13 @@ def test_a_cell_that_never_ran_is_no_hole(tmp_path, whole_row):
     whole_row("a", 0.7)
     whole_row("b", 0.7, engines=("knn",))
     rows = lines_of(markdown(tables_of(tmp_path)[0]))
-    assert rows["b"][4:] == ["not run"] * 3
+    assert rows["b"][6:] == ["not run"] * 5
 
 
 def test_only_crashes_still_make_a_table(tmp_path, cell):
     cell("npid", crashed=True)
     text = markdown(tables_of(tmp_path)[0])
-    assert lines_of(text)["npid"][1:] == ["crashed"] * 3
+    assert lines_of(text)["npid"][1:] == ["crashed"] * 5
     assert "0 trials" in text
 
 
@@ -250,7 +250,7 @@ def test_csv_holds_every_number(tmp_path, full, cell):
     cell("broken", crashed=True)
     (table,) = tables_of(tmp_path)
     rows = list(csv.DictReader(long_csv(table).splitlines()))
-    assert len(rows) == 5 * 2 * 3
+    assert len(rows) == 5 * 2 * 5
     found = {(row["encoder"], row["engine"], row["metric"]): row for row in rows}
     sgcl = found["sgcl", "knn", "balanced_accuracy"]
     assert float(sgcl["low"]) < float(sgcl["mean"]) < float(sgcl["high"])
@@ -268,13 +268,13 @@ def test_latex_is_escaped_and_balanced(tmp_path, whole_row, cell):
     assert r"100\%\_a\&b\#\{\$x\textasciicircum{}2\textasciitilde{}\textbackslash{}\}" in text
     assert r"'a\_b' \textless{}50\% \& more\textgreater{}" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
-    assert not re.search(r"[±†‡]", text)
+    assert not re.search(r"[±†‡↓]", text)
     assert r"$\pm$" in text
     bare = re.sub(r"\\[{}]", "", text.replace("\\\\", ""))
     assert bare.count("{") == bare.count("}")
     body = text[text.index(r"\begin{tabular}") :]
     columns = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r" \\")}
-    assert columns == {7}
+    assert columns == {11}
     assert "toprule" not in text
 
 

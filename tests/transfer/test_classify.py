@@ -11,12 +11,13 @@ from transfer_toys import TILE, write_export, write_store
 from pretrain.tiles import TileStore
 from results.record import read_records
 from transfer import classify as module
-from transfer.__main__ import HELP, main
-from transfer.cells import Cell, contamination, scale_mismatch
-from transfer.classify import Settings, load
+from transfer.__main__ import main
+from transfer.cells import Cell, scale_mismatch
+from transfer.classify import HELP, Settings, load
 from transfer.encoders.colour import MeanRgb
 from transfer.engines.linear import Linear
-from transfer.tasks import TaskSettings, load_tile_task
+from transfer.overlap import mark
+from transfer.tasks.tile_labels import TileLabels, load_tile_task
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_a_damaged_shard_crashes_the_cells_of_every_encoder_but_not_the_command(
 
 
 def test_test_labels_change_nothing_but_scores(store):
-    task = load_tile_task(TaskSettings(), store, 3, 0)
+    task = load_tile_task(TileLabels(), store, 3, 0)
     cell = Cell(task, MeanRgb(), "linear", 0, 0)
     features = module.extract(MeanRgb(), task, 64)
     before = cell.predict(features)
@@ -126,7 +127,7 @@ def test_test_labels_change_nothing_but_scores(store):
 
 
 def test_units_are_the_test_tiles_with_their_slide_and_label(store):
-    task = load_tile_task(TaskSettings(), store, 3, 0)
+    task = load_tile_task(TileLabels(), store, 3, 0)
     cell = Cell(task, MeanRgb(), "knn", 0, 1)
     units = cell.units(cell.predict(module.extract(MeanRgb(), task, 64)))
     ids = units["unit"].to_numpy()
@@ -136,19 +137,18 @@ def test_units_are_the_test_tiles_with_their_slide_and_label(store):
     assert set(ids) == set(task.tiles[task.splits[1].test])
 
 
-def test_contamination_follows_the_store_of_the_card(store, tmp_path):
-    task = load_tile_task(TaskSettings(), store, 3, 0)
-    encoder = MeanRgb()
-    assert contamination(encoder, task) == "clean"
-    for data, kind in [
+def test_contamination_follows_the_store_of_the_card(store):
+    task = load_tile_task(TileLabels(), store, 3, 0)
+    tested = sorted(set(task.clusters[task.splits[0].test]))
+    for data, found in [
         ({"store_digest": store.digest, "rehearsal": True}, "same slide"),
         ({"store_digest": "0", "rehearsal": True}, "unknown"),
         ({"store_digest": "0", "rehearsal": False}, "clean"),
+        ({"rehearsal": True, "seen": {"slides": tested[:1], "patients": [], "hospitals": []}}, "same slide"),
     ]:
-        encoder.card = {"data": data}
-        assert contamination(encoder, task) == kind
-    encoder.card, encoder.kind = None, "file"
-    assert contamination(encoder, task) == "unknown"
+        assert mark({"data": data}, "run", task, 0) == found
+    assert mark(None, "floor", task, 0) == "clean"
+    assert mark(None, "file", task, 0) == "unknown"
 
 
 def test_another_scale_is_warned_of_and_recorded(tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_another_scale_is_warned_of_and_recorded(tmp_path, capsys):
     (record,) = read_records(tmp_path / "records")
     expected = {"tiles": {"px": TILE, "mpp": 0.25}, "encoder": {"px": TILE, "mpp": 0.5}}
     assert record.data["encoder"]["coverage"]["scale_mismatch"] == expected
-    task = load_tile_task(TaskSettings(), store, 3, 0)
+    task = load_tile_task(TileLabels(), store, 3, 0)
     encoder = MeanRgb()
     for seen, same in [
         ({"mpp": 0.26, "tile": 32}, True),
@@ -183,8 +183,11 @@ def test_another_scale_is_warned_of_and_recorded(tmp_path, capsys):
         (["trials=0"], "trials=0"),
         (["batch_size=0"], "batch_size=0"),
         (["engines=[svm]"], "knn, linear"),
+        (["schedule=long"], "smoke, short, full"),
+        (["task.root=elsewhere"], "add task=nct-crc-he"),
+        (["task=rehearsal", "task.root=elsewhere"], "folders of images"),
         (["encoder=[]"], "no encoder was named"),
-        (["task=nuclei"], "choose rehearsal, tiles"),
+        (["task=nuclei"], "choose camelyon16-tiles, nct-crc-he"),
         (["store=elsewhere"], "elsewhere"),
         (["encoder=elsewhere"], "elsewhere"),
         (["max_tiles_per_slide=0"], "max_tiles_per_slide=0"),
@@ -210,16 +213,17 @@ def test_records_that_cannot_be_written_are_found_out_first(work, capsys):
 def test_settings_have_the_documented_defaults():
     for line in HELP.splitlines():
         key, separator, text = line.strip().split(" ")[0].partition("=")
-        if separator and line.startswith("  ") and hasattr(Settings(), key):
+        field = key.removeprefix("task.")
+        if separator and line.startswith("  ") and hasattr(Settings(), field):
             expected = load([f"{key}={text}"])
-            assert getattr(expected, key) == getattr(load([]), key), line
+            assert getattr(expected, field) == getattr(load([]), field), line
 
 
 def test_help_needs_no_torch():
     code = "import sys, transfer.__main__ as m; assert m.main(['--help']) == m.main(['classify', '--help']) == m.main([]) == 0; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
-    assert main(["detect"]) == 2
+    assert main(["decide"]) == 2
 
 
 @pytest.mark.slow

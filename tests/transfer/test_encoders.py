@@ -47,7 +47,9 @@ def test_an_export_gives_the_features_of_its_weights(run, batch):
         expected = model.eval()((torch.from_numpy(batch).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
     np.testing.assert_allclose(encoder.features(batch), expected.numpy(), rtol=1e-5, atol=1e-6)
     assert (encoder.kind, encoder.name, encoder.feature_dim) == ("run", "sgcl on toy", 512)
-    assert encoder.coverage == {"share": 1.0, "loaded": 100, "missing": 0, "unexpected": 0}
+    stages = {"stem": [5, 5], "layer1": [20, 20], "layer2": [25, 25], "layer3": [25, 25], "layer4": [25, 25]}
+    counts = {"share": 1.0, "loaded": 100, "missing": 0, "unexpected": 0, "dropped_heads": {}, "stages": stages}
+    assert encoder.coverage == {**counts, "family": "export", "architecture": "resnet18"}
     assert open_encoder(str(run / "export" / "backbone.safetensors"), CPU).kind == "file"
 
 
@@ -97,6 +99,10 @@ def test_partial_weights_load_when_allowed_and_say_so(tmp_path, run):
     encoder = open_encoder(str(other), EncoderOptions(device="cpu", allow_partial=True))
     assert encoder.coverage["missing"] == 25
     assert encoder.coverage["share"] == pytest.approx(0.75)
+    assert encoder.coverage["stages"]["layer4"] == [0, 25]
+    torch.manual_seed(99)
+    again = open_encoder(str(other), EncoderOptions(device="cpu", allow_partial=True))
+    torch.testing.assert_close(again.backbone().state, encoder.backbone().state, rtol=0, atol=0)
 
 
 def test_batch_norm_counters_are_optional():
@@ -118,7 +124,7 @@ def test_a_changed_file_is_refused(tmp_path, run):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"backbone": "vit_tiny"}, "vit_tiny"),
+        ({"backbone": "vit_huge"}, "vit_huge"),
         ({"input": {"size": 32}}, "input.mean"),
         ({"digest": None}, "'digest'"),
         ({"feature_dim": 2048}, "2048 features but resnet18 has 512"),
@@ -129,16 +135,13 @@ def test_a_card_that_cannot_be_right_is_refused(tmp_path, changes, words):
         open_encoder(str(write_export(tmp_path / "run", **changes)), CPU)
 
 
-def test_what_is_not_there_is_named(tmp_path, run):
-    bare = tmp_path / "bare.safetensors"
-    bare.write_bytes((run / "export" / "backbone.safetensors").read_bytes())
+def test_what_is_not_there_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.pt").write_bytes(b"x")
     for spec, words in {
         str(tmp_path / "nothing"): "neither a file nor a folder",
         str(tmp_path / "empty"): "export/backbone.safetensors",
-        str(tmp_path / "a.pt"): "pickled checkpoints are refused",
-        str(bare): "card.json is missing",
+        str(tmp_path / "a.pt"): "cannot be read as weights",
         "imagenet": "imagenet=FILE",
         "latest": "no finished export",
         "latest:npid": "no finished export with method npid",
@@ -191,8 +194,13 @@ def test_floors_take_the_shape_of_what_they_stand_beside(tmp_path):
         "colour histogram",
     ]
     assert [e.kind for e in encoders] == ["run", "floor", "floor", "floor"]
-    assert len(remarks) == 1
-    assert "no ImageNet row" in remarks[0]
+    assert remarks[0] == "sgcl on toy: 265 of 265 tensors loaded (100 %), export, resnet50"
+    assert "no ImageNet row" in remarks[-1]
+
+
+def test_dense_floors_are_networks(run):
+    encoders, _ = open_encoders([str(run)], CPU, floors=True, dense=True)
+    assert [encoder.name for encoder in encoders] == ["sgcl on toy", f"random (resnet18, {TILE} px)"]
 
 
 def test_imagenet_comes_from_a_file_of_tensors_only(tmp_path, batch):
@@ -217,12 +225,10 @@ class _Trap:
 
 def test_pickled_objects_are_refused_unread(tmp_path):
     torch.save({"conv1.weight": _Trap()}, tmp_path / "trap.pth")
-    torch.save({"state_dict": build_backbone("resnet18").state_dict()}, tmp_path / "nested.pth")
     (tmp_path / "junk.pth").write_bytes(b"no weights")
     (tmp_path / "junk.safetensors").write_bytes(b"no weights")
     for name, words in {
         "trap.pth": "refused",
-        "nested.pth": "state_dict",
         "junk.pth": "junk.pth",
         "junk.safetensors": "cannot be read",
     }.items():

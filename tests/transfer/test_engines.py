@@ -1,12 +1,18 @@
+import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from transfer.engines import ENGINES, Fit, logistic
+from transfer.engines import Fit, known_engines, logistic
 from transfer.engines.knn import KNN
 from transfer.engines.linear import Linear
+from transfer.engines.semi import FewLabels
+
+ON_FEATURES = {name: build("smoke") for name, build in known_engines().items() if not build("smoke").trains}
+WHOLE = ["knn", "linear"]
 
 
 def toy(train=60, validation=30, test=40, dims=8, classes=3, spread=1.0, seed=0):
@@ -17,10 +23,10 @@ def toy(train=60, validation=30, test=40, dims=8, classes=3, spread=1.0, seed=0)
     return Fit(rows[0], labels[0], rows[1], labels[1], rows[2], classes), labels[2]
 
 
-@pytest.mark.parametrize("name", sorted(ENGINES))
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_engine_gives_classes_and_scores(name):
     fit, truth = toy()
-    answer = ENGINES[name]().predict(fit)
+    answer = ON_FEATURES[name].predict(fit)
     assert answer.predicted.shape == (40,)
     assert answer.predicted.dtype == np.int32
     assert answer.scores.shape == (40, 3)
@@ -30,32 +36,32 @@ def test_every_engine_gives_classes_and_scores(name):
     assert (answer.predicted == truth).mean() > 0.7
 
 
-@pytest.mark.parametrize("name", sorted(ENGINES))
+@pytest.mark.parametrize("name", sorted(ON_FEATURES))
 def test_engines_are_deterministic_and_leave_their_input_alone(name):
     fit, _ = toy()
     before = fit.train.copy(), fit.test.copy()
-    one, two = (ENGINES[name]().predict(fit) for _ in range(2))
+    one, two = (ON_FEATURES[name].predict(fit) for _ in range(2))
     np.testing.assert_array_equal(one.scores, two.scores)
     np.testing.assert_array_equal(fit.train, before[0])
     np.testing.assert_array_equal(fit.test, before[1])
 
 
-@pytest.mark.parametrize("name", sorted(ENGINES))
+@pytest.mark.parametrize("name", sorted(ON_FEATURES))
 def test_a_class_without_training_tiles_gets_no_score(name):
     fit, _ = toy()
     kept, held = fit.train_labels != 1, fit.validation_labels != 1
     fit = Fit(fit.train[kept], fit.train_labels[kept], fit.validation[held], fit.validation_labels[held], fit.test, 3)
-    answer = ENGINES[name]().predict(fit)
+    answer = ON_FEATURES[name].predict(fit)
     assert (answer.scores[:, 1] == 0).all()
     assert 1 not in answer.predicted
 
 
-@pytest.mark.parametrize("name", sorted(ENGINES))
+@pytest.mark.parametrize("name", sorted(ON_FEATURES))
 def test_one_test_row_is_scored_alone_as_among_others(name):
     fit, _ = toy()
     alone = Fit(fit.train, fit.train_labels, fit.validation, fit.validation_labels, fit.test[7:8], 3)
     np.testing.assert_allclose(
-        ENGINES[name]().predict(alone).scores[0], ENGINES[name]().predict(fit).scores[7], rtol=1e-4, atol=1e-6
+        ON_FEATURES[name].predict(alone).scores[0], ON_FEATURES[name].predict(fit).scores[7], rtol=1e-4, atol=1e-6
     )
 
 
@@ -148,6 +154,66 @@ def test_a_trial_of_4000_tiles_stays_cheap():
     fit, _ = toy(train=1800, validation=900, test=1300, dims=512, classes=5, spread=6.0)
     with threadpool_limits(1):
         start = time.perf_counter()
-        for engine in ENGINES.values():
-            engine().predict(fit)
+        for name in WHOLE:
+            ON_FEATURES[name].predict(fit)
     assert time.perf_counter() - start < 8
+
+
+def test_the_engines_are_those_of_the_docs():
+    assert list(known_engines()) == [
+        "finetune", "finetune_10pct", "finetune_1pct", "knn", "linear", "linear_10pct", "linear_1pct",
+    ]  # fmt: skip
+    for build in known_engines().values():
+        assert json.loads(json.dumps(build("smoke").settings())) == build("smoke").settings()
+
+
+def test_linear_without_validation_takes_the_stated_strength():
+    fit, truth = toy()
+    alone = fit.few(np.arange(60), np.arange(0))
+    answer = Linear().predict(alone)
+    assert answer.remark == "C=1, not chosen: no validation tiles"
+    np.testing.assert_array_equal(answer.scores, Linear(strengths=(1.0,)).predict(alone).scores)
+    assert (answer.predicted == truth).mean() > 0.7
+
+
+def test_without_refit_validation_only_chooses():
+    fit, _ = toy(spread=2.0)
+    strength = Linear()._choose(fit)
+    expected = Linear(strengths=(strength,)).predict(fit.few(np.arange(60), np.arange(0)))
+    one = Linear(strengths=(strength,), unchosen=strength).predict(fit.few(np.arange(60), np.arange(0)))
+    np.testing.assert_array_equal(Linear(refit=False).predict(fit).scores, one.scores)
+    assert (Linear().predict(fit).scores != expected.scores).any()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 1.0])
+def test_few_labels_are_a_share_of_each_class(share):
+    fit, _ = toy(train=500, validation=300)
+    labelled, held = FewLabels(Linear(), share).draw(fit)
+    for code in range(3):
+        own = int((fit.train_labels == code).sum())
+        count = int((fit.train_labels[labelled] == code).sum())
+        assert count == max(1, int(share * own + 0.5))
+        assert (fit.validation_labels[held] == code).sum() == min(count, (fit.validation_labels == code).sum())
+    assert len(held) <= len(labelled)
+    for positions in (labelled, held):
+        assert (np.diff(positions) > 0).all()
+
+
+def test_few_labels_follow_seed_and_trial_and_are_nested():
+    fit, _ = toy(train=500, validation=300)
+    draws = {share: FewLabels(Linear(), share).draw(fit)[0] for share in (0.01, 0.1)}
+    assert set(draws[0.01]) < set(draws[0.1])
+    np.testing.assert_array_equal(FewLabels(KNN(), 0.1).draw(fit)[0], draws[0.1])
+    assert set(FewLabels(Linear(), 0.1).draw(replace(fit, seed=1))[0]) != set(draws[0.1])
+
+
+def test_tiles_that_were_not_drawn_change_nothing():
+    fit, _ = toy(train=200, validation=100)
+    engine = FewLabels(Linear(refit=False), 0.1)
+    labelled, held = engine.draw(fit)
+    before = engine.predict(fit)
+    for rows, kept in ((fit.train, labelled), (fit.validation, held)):
+        rows[np.setdiff1d(np.arange(len(rows)), kept)] = 99
+    after = engine.predict(fit)
+    np.testing.assert_array_equal(before.scores, after.scores)
+    assert before.remark.startswith(f"{len(labelled)} labelled, {len(held)} to choose on, C=")

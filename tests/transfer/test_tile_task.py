@@ -1,18 +1,23 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from transfer_toys import write_store
 
 from pretrain.tiles import TileStore
 from results.errors import UserError
-from transfer.tasks import TaskSettings, known_tasks, load_tile_task, read_task
+from transfer.tasks import Request, known_tasks, load_task, read_task, schema
+from transfer.tasks.tile_labels import TileLabels, load_tile_task
 
-SETTINGS = TaskSettings()
+SETTINGS = TileLabels()
+CLASSIFICATION = ["camelyon16-tiles", "nct-crc-he", "nct-crc-he-nonorm", "rehearsal", "tiles"]
 
 
 def test_every_task_file_reads():
-    assert known_tasks() == ["rehearsal", "tiles"]
+    assert known_tasks() == CLASSIFICATION
     for name in known_tasks():
-        assert read_task(name).min_label_share == 0.7
+        assert read_task(name).version == 1
+        assert len((Path(schema.__file__).parent / f"{name}.yaml").read_text().splitlines()) < 30
     assert read_task("rehearsal", 7).max_tiles_per_slide == 7
 
 
@@ -67,18 +72,18 @@ def test_the_split_is_a_function_of_names_and_seed(store):
         np.testing.assert_array_equal(a.test, b.test)
     digests = {load_tile_task(SETTINGS, store, trials, seed).split_digest for trials, seed in [(3, 4), (3, 5), (2, 4)]}
     assert len(digests) == 3
-    assert load_tile_task(TaskSettings(min_label_share=0.4), store, 3, 4).split_digest not in digests
+    assert load_tile_task(TileLabels(min_label_share=0.4), store, 3, 4).split_digest not in digests
 
 
 def test_a_cap_takes_evenly_spaced_tiles_of_every_slide(store):
     whole = load_tile_task(SETTINGS, store, 3, 0)
-    task = load_tile_task(TaskSettings(max_tiles_per_slide=5), store, 3, 0)
+    task = load_tile_task(TileLabels(max_tiles_per_slide=5), store, 3, 0)
     for slide in np.unique(task.clusters):
         own, kept = whole.tiles[whole.clusters == slide], task.tiles[task.clusters == slide]
         assert len(kept) == 5
         assert {own[0], own[-1]} <= set(kept.tolist()) <= set(own.tolist())
     assert (np.diff(task.tiles) > 0).all()
-    assert len(load_tile_task(TaskSettings(max_tiles_per_slide=1000), store, 3, 0).tiles) == len(whole.tiles)
+    assert len(load_tile_task(TileLabels(max_tiles_per_slide=1000), store, 3, 0).tiles) == len(whole.tiles)
 
 
 def test_stores_that_cannot_be_split_say_what_is_needed(tmp_path, store):
@@ -91,7 +96,6 @@ def test_stores_that_cannot_be_split_say_what_is_needed(tmp_path, store):
         (few, 1, SETTINGS, "2 slides and 3 are needed: annotate more slides"),
         (one, 3, SETTINGS, "fewer than 2 classes"),
         (store, 9, SETTINGS, "6 slides and 9 are needed.*trials=6"),
-        (store, 0, SETTINGS, "trials=0"),
         (real, 3, read_task("rehearsal"), "use task=tiles"),
     ]:
         with pytest.raises(UserError, match=words):
@@ -110,5 +114,22 @@ def test_task_files_with_mistakes_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=words):
             read_task(str(path))
-    with pytest.raises(UserError, match="choose rehearsal, tiles"):
+    with pytest.raises(UserError, match="choose camelyon16-tiles, nct-crc-he"):
         read_task("rehersal")
+    with pytest.raises(UserError, match="no loader for classification"):
+        read_task("nucls")
+    with pytest.raises(UserError, match="tasks with slides"):
+        read_task("nct-crc-he", 5)
+
+
+def test_requests_that_do_not_fit_a_store_are_refused(store, tmp_path):
+    with pytest.raises(UserError, match="trials=0"):
+        load_task(read_task("rehearsal"), Request(tmp_path, store=str(store.root), trials=0))
+    with pytest.raises(UserError, match="folders of images"):
+        load_task(read_task("rehearsal"), Request(tmp_path, root=str(tmp_path)))
+
+
+def test_a_cap_on_each_label_keeps_the_rare_ones(store):
+    task = load_tile_task(TileLabels(max_tiles_per_slide=2, cap_each_label=True), store, 3, 0)
+    for slide in np.unique(task.clusters):
+        assert np.bincount(task.labels[task.clusters == slide]).tolist() == [2, 2, 2]

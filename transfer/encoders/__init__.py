@@ -1,5 +1,8 @@
-"""Encoder specs, the networks and floors behind them, and proof of what was loaded. No module here imports torch but `network`."""
+"""Encoder specs, the networks and floors behind them, and proof of what was loaded.
 
-from transfer.encoders.specs import EncoderOptions, open_encoder, open_encoders
+`base`, `cards`, `colour` and `specs` do without torch; the others are imported when a network is opened.
+"""
 
-__all__ = ["EncoderOptions", "open_encoder", "open_encoders"]
+from transfer.encoders.specs import EncoderOptions, coverage_of, open_encoder, open_encoders
+
+__all__ = ["EncoderOptions", "coverage_of", "open_encoder", "open_encoders"]

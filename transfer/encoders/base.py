@@ -10,9 +10,10 @@ class Encoder(Protocol):
 
     Attributes:
         name: row name in tables.
-        kind: `run` (an export of ours), `floor` (what a score must beat) or `file` (weights given by path).
+        kind: `run` (an export of ours), `floor` (what a score must beat) or `file` (weights given by path or by a library's name).
         digest: 64 hex digits; equal digests give equal features for the same seed and trial.
-        coverage: what of a file found its place in the network (`share` 0 to 1 and counts of names); None where nothing is loaded.
+        coverage: what of a file found its place in the network (`share` 0 to 1, counts of tensors in all and by stage, what was assumed);
+            None where nothing is loaded.
         card: the export's card, or None.
         feature_dim: D.
     """

@@ -57,12 +57,8 @@ def open_export(path: Path) -> Export:
         weights = path
     else:
         raise UserError(
-            f"encoder '{path}' is neither a file nor a folder: give a run folder, a backbone.safetensors, or one of "
-            "latest, all, random, imagenet, mean_rgb, colour_histogram."
-        )
-    if weights.suffix != ".safetensors":
-        raise UserError(
-            f"{weights} is not a .safetensors file: pickled checkpoints are refused, export the run instead."
+            f"encoder '{path}' is neither a file nor a folder: give a run folder, a weight file, timm:NAME, torchvision:NAME, or one "
+            "of latest, all, random, imagenet, mean_rgb, colour_histogram."
         )
     card = read_card(weights.with_name("card.json"))
     found = file_digest(weights)

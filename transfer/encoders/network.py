@@ -1,53 +1,28 @@
-"""Network encoders: ResNets (torchvision's names) and vision transformers (timm's) without a classifier, with a report of what fitted."""
+"""Network encoders: frozen backbones with the input they were trained on, untrained ones, and our own exports."""
 
 import hashlib
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn import functional
 
 from results.errors import UserError
-from results.files import file_digest, value_digest
+from results.files import value_digest
+from transfer.encoders.architectures import build_backbone, drawn_backbone, feature_dim
+from transfer.encoders.coverage import Coverage, load_weights, require_complete, require_sound
 
-BACKBONES = {"resnet18": 512, "resnet50": 2048, "vit_small": 384}
-TRANSFORMERS = {"vit_small": "vit_small_patch16_224"}
-"""Our name -> timm's."""
+__all__ = [
+    "Backbone", "Coverage", "Input", "NetworkEncoder", "RandomEncoder", "build_backbone", "choose_device", "export_encoder",
+    "feature_dim", "load_weights", "require_complete",
+]  # fmt: skip
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OPTIONAL = "num_batches_tracked"
-"""Batch-norm counters play no part in inference, so a file may leave them out."""
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Names that met (or not) between a network and a file; a tensor of the wrong shape counts as missing and is marked so."""
-
-    loaded: int
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-
-    @property
-    def share(self) -> float:
-        """Loaded tensors (weights and batch-norm statistics) over all that the network has, 0 to 1."""
-        return self.loaded / (self.loaded + len(self.missing))
-
-    @property
-    def complete(self) -> bool:
-        return not self.missing and not self.unexpected
-
-    def report(self) -> dict[str, Any]:
-        """What a record keeps of it."""
-        counts = {"loaded": self.loaded, "missing": len(self.missing), "unexpected": len(self.unexpected)}
-        return {"share": round(self.share, 6), **counts}
-
-    def __str__(self) -> str:
-        return f"{self.loaded} tensors loaded, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
 
 
 @dataclass(frozen=True)
@@ -71,84 +46,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def build_backbone(name: str) -> torch.nn.Module:
-    """Build a backbone without a classifier, (B, 3, S, S) to (B, D); weights are drawn from torch's global generator.
-
-    Transformers take any input side: it is padded to whole patches and position embeddings are interpolated.
-    """
-    if name not in BACKBONES:
-        raise UserError(f"backbone '{name}' is not known here: {', '.join(BACKBONES)} are.")
-    if name in TRANSFORMERS:
-        import timm
-
-        return timm.create_model(
-            TRANSFORMERS[name], pretrained=False, num_classes=0, dynamic_img_size=True, dynamic_img_pad=True
-        )
-    model = getattr(torchvision.models, name)(weights=None)
-    model.fc = torch.nn.Identity()
-    return model
-
-
-def feature_dim(model: torch.nn.Module) -> int:
-    """D of a network that `build_backbone` made."""
-    if not hasattr(model, "layer4"):
-        return model.num_features
-    return model.layer4[-1].get_submodule("bn3" if hasattr(model.layer4[-1], "bn3") else "bn2").num_features
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read tensors by name from safetensors, or from a torch file that holds nothing but tensors; objects are never unpickled."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as weights ({' '.join(str(error).split())[:120]}).") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds pickled objects, which can run code and are refused: save its state_dict alone."
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f"{path} must map torchvision names straight to tensors: save model.state_dict() alone.")
-    return dict(weights)
-
-
-def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Coverage:
-    """Copy every tensor whose name and shape fit into `model` and report the rest."""
-    own = model.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
-    model.load_state_dict(fitting, strict=False)
-    expected = [name for name in own if not name.endswith(OPTIONAL)]
-    missing = [
-        name if name not in weights else f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in expected
-        if name not in fitting
-    ]
-    unexpected = [name for name in weights if name not in own and not name.endswith(OPTIONAL)]
-    return Coverage(len(expected) - len(missing), tuple(missing), tuple(unexpected))
-
-
-def require_complete(coverage: Coverage, path: Path, backbone: str, allow_partial: bool) -> None:
-    """Raise a UserError with the first names that do not fit, unless `allow_partial`."""
-    if coverage.complete or allow_partial:
-        return
-    parts = [
-        f"{word} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for word, names in (("missing", coverage.missing), ("unexpected", coverage.unexpected))
-        if names
-    ]
-    raise UserError(
-        f"{path} does not fit {backbone} ({coverage}; {'; '.join(parts)}): give weights of this backbone under torchvision's or timm's names, "
-        "or allow_partial=true."
-    )
-
-
 @dataclass(frozen=True)
 class Backbone:
     """The weights of an encoder, for engines that train it further.
 
     Attributes:
-        architecture: `resnet18`, `resnet50` or `vit_small`.
+        architecture: a name of `architectures.build_backbone`: `resnet18`, `resnet50`, `vit_small`, ...
         state: float32 CPU tensors under torchvision's names (timm's for a transformer), without a classifier.
         mean, std: of RGB in 0 to 1, (3,) each: how its input was normalised.
     """
@@ -176,17 +79,17 @@ class NetworkEncoder:
         card: dict[str, Any] | None = None,
     ) -> None:
         self.name, self.kind, self.digest, self.coverage, self.card = name, kind, digest, coverage, card
-        self.architecture, self._source = architecture, source
+        self.architecture, self.size, self._source = architecture, source.size, source
         self.feature_dim = feature_dim(model)
-        self._model, self._size, self._device = model.to(device).eval(), source.size, device
+        self._model, self._device = model.to(device).eval(), device
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (source.mean, source.std))
 
     def features(self, batch: np.ndarray) -> np.ndarray:
         """Turn uint8 tiles (B, T, T, 3) into float32 features (B, D): a ResNet's pooled last stage, a transformer's class token."""
         with torch.inference_mode():
             tiles = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float() / 255
-            if tuple(tiles.shape[-2:]) != (self._size, self._size):
-                side = (self._size, self._size)
+            if tuple(tiles.shape[-2:]) != (self.size, self.size):
+                side = (self.size, self.size)
                 tiles = functional.interpolate(tiles, side, mode="bilinear", antialias=True).clamp(0, 1)
             return self._model((tiles - self._mean) / self._std).float().cpu().numpy()
 
@@ -204,13 +107,9 @@ class RandomEncoder(NetworkEncoder):
 
     def __init__(self, backbone: str, size: int, seed: int, device: torch.device, trial: int = 0) -> None:
         self._arguments = (backbone, size, seed, device)
-        mixed = hashlib.sha256(f"untrained backbone {backbone} {seed} {trial}".encode()).digest()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
-            model = build_backbone(backbone)
         identity = {"encoder": "random", "backbone": backbone, "size": size, "version": 1}
         super().__init__(
-            model,
+            drawn_backbone(backbone, seed, trial),
             Input(size),
             device,
             name=f"random ({backbone}, {size} px)",
@@ -224,6 +123,31 @@ class RandomEncoder(NetworkEncoder):
         return type(self)(*self._arguments, trial)
 
 
+def filled_backbone(
+    architecture: str, weights: Mapping[str, torch.Tensor], path: Path | str, allow_partial: bool
+) -> tuple[torch.nn.Module, Coverage]:
+    """Build a network and fill it; what `allow_partial` leaves untouched is drawn as an untrained network of seed 0.
+
+    Raises:
+        UserError: the weights do not fit (the message carries the coverage), or are not what a training leaves behind.
+    """
+    model = drawn_backbone(architecture, 0, 0)
+    coverage = load_weights(model, weights)
+    require_complete(coverage, path, architecture, allow_partial)
+    require_sound(model, path)
+    return model, coverage
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return the sha256 over names, shapes and bytes of a network's tensors, batch-norm counters left out."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if value.is_floating_point():
+            digest.update(f"{name} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def export_encoder(
     weights: Path, card: dict[str, Any], name: str, kind: str, device: torch.device, allow_partial: bool
 ) -> NetworkEncoder:
@@ -231,18 +155,21 @@ def export_encoder(
 
     The encoder's own digest is over the weights and the card's input, since both change its features.
     """
-    model = build_backbone(card["backbone"])
-    coverage = load_weights(model, read_weights(weights))
-    require_complete(coverage, weights, card["backbone"], allow_partial)
-    source = Input(card["input"]["size"], tuple(card["input"]["mean"]), tuple(card["input"]["std"]))
+    try:
+        tensors = load_file(weights)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(
+            f"{weights} cannot be read as safetensors ({' '.join(str(error).split())[:120]}): export the run again."
+        ) from error
+    model, coverage = filled_backbone(card["backbone"], tensors, weights, allow_partial)
     encoder = NetworkEncoder(
         model,
-        source,
+        Input(card["input"]["size"], tuple(card["input"]["mean"]), tuple(card["input"]["std"])),
         device,
         name=name,
         kind=kind,
         digest=value_digest([card["digest"], card["input"]]),
-        coverage=coverage.report(),
+        coverage={**coverage.report(), "family": "export", "architecture": card["backbone"]},
         architecture=card["backbone"],
         card=card,
     )
@@ -251,51 +178,3 @@ def export_encoder(
             f"{weights}: the card says {card['feature_dim']} features but {card['backbone']} has {encoder.feature_dim}."
         )
     return encoder
-
-
-def imagenet_encoder(
-    path: Path | None, backbone: str, size: int, device: torch.device, allow_partial: bool
-) -> NetworkEncoder:
-    """Open supervised ImageNet weights from a file of torchvision names (the architecture is read off it), or download them.
-
-    Raises:
-        UserError: when the file does not fit, or the download fails.
-    """
-    if path is None:
-        weights, digest = _download(backbone)
-    elif path.is_file():
-        weights, digest = read_weights(path), file_digest(path)
-        backbone = "resnet50" if "layer1.0.conv3.weight" in weights else "resnet18"
-    else:
-        raise UserError(
-            f"imagenet={path} is not a file: give torchvision weights as .safetensors or .pth, or download=true."
-        )
-    weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
-    model = build_backbone(backbone)
-    coverage = load_weights(model, weights)
-    require_complete(coverage, path or Path("the download"), backbone, allow_partial)
-    return NetworkEncoder(
-        model,
-        Input(size),
-        device,
-        name=f"ImageNet ({backbone}, {size} px)",
-        kind="floor",
-        digest=value_digest({"encoder": "imagenet", "weights": digest, "size": size}),
-        coverage=coverage.report(),
-        architecture=backbone,
-    )
-
-
-def _download(backbone: str) -> tuple[dict[str, torch.Tensor], str]:
-    if backbone in TRANSFORMERS:
-        raise UserError(
-            f"ImageNet weights of {backbone} are not fetched: give imagenet=FILE, or encoder=[...] without imagenet."
-        )
-    chosen = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
-    try:
-        weights = torch.hub.load_state_dict_from_url(chosen.url, progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the ImageNet weights could not be downloaded from {chosen.url} ({error}): fetch them elsewhere and give imagenet=FILE."
-        ) from error
-    return weights, chosen.url.rpartition("/")[2]

@@ -13,8 +13,6 @@ from transfer.encoders.colour import ColourHistogram, MeanRgb
 if TYPE_CHECKING:
     import torch
 
-DOWNLOADS = ("resnet18", "resnet50")
-"""Backbones whose ImageNet weights torchvision offers."""
 COLOUR = {"mean_rgb": MeanRgb, "colour_histogram": ColourHistogram}
 
 
@@ -47,8 +45,9 @@ def open_encoder(spec: str, options: EncoderOptions, trial: int = 0) -> Encoder:
     """Open one encoder.
 
     Args:
-        spec: a run folder, a `backbone.safetensors`, `latest` (or `latest:METHOD:COHORT:SEED`, any tail left out or empty),
-            `random`, `imagenet`, `mean_rgb` or `colour_histogram`.
+        spec: a run folder, a weight file (`FILE#BRANCH` where it holds several networks), `timm:NAME` or `torchvision:NAME` (with
+            `@FILE`, or `options.download`), `latest` (or `latest:METHOD:COHORT:SEED`, any tail left out or empty), `random`,
+            `imagenet`, `mean_rgb` or `colour_histogram`.
         options: where to look and how to load.
         trial: which draw of `random`.
 
@@ -57,63 +56,116 @@ def open_encoder(spec: str, options: EncoderOptions, trial: int = 0) -> Encoder:
     """
     if spec in COLOUR:
         return COLOUR[spec]()
-    from transfer.encoders import network
+    from transfer.encoders import foreign, network, pretrained
 
     device: torch.device = network.choose_device(options.device)
     if spec == "random":
         return network.RandomEncoder(options.backbone, options.size, options.seed, device, trial)
     if spec == "imagenet":
-        if not options.imagenet and not options.download:
+        return _imagenet(options, device)
+    if spec.startswith(pretrained.LIBRARIES):
+        return pretrained.named_encoder(spec, options.size, device, options.download, options.allow_partial)
+    path, kind, branch = _locate(spec, options.work)
+    if kind == "run" or not path.is_file() or (not branch and _has_card(path)):
+        export = open_export(path)
+        return network.export_encoder(export.weights, export.card, export.name, kind, device, options.allow_partial)
+    return foreign.file_encoder(path, branch, options.size, device, options.allow_partial)
+
+
+def _imagenet(options: EncoderOptions, device: "torch.device") -> Encoder:
+    from transfer.encoders import foreign, pretrained
+
+    if not options.imagenet:
+        if not options.download:
             raise UserError("encoder=imagenet needs imagenet=FILE (torchvision weights) or download=true.")
-        path = Path(options.imagenet) if options.imagenet else None
-        return network.imagenet_encoder(path, options.backbone, options.size, device, options.allow_partial)
-    path, kind = _locate(spec, options.work)
-    export = open_export(path)
-    return network.export_encoder(export.weights, export.card, export.name, kind, device, options.allow_partial)
+        return pretrained.imagenet_download(options.backbone, options.size, device, options.allow_partial)
+    path = Path(options.imagenet)
+    if not path.is_file():
+        raise UserError(
+            f"imagenet={path} is not a file: give torchvision weights as .safetensors or .pth, or download=true."
+        )
+    return foreign.imagenet_file(path, options.size, device, options.allow_partial)
 
 
-def _locate(spec: str, work: Path) -> tuple[Path, str]:
+def _locate(spec: str, work: Path) -> tuple[Path, str, str]:
+    """Return the path, `run` or `file`, and the branch that was asked for."""
     if spec == "latest" or spec.startswith("latest:"):
         parts = spec.split(":")[1:]
         if len(parts) > 3:
             raise UserError(f"'{spec}' has too many parts: write latest:METHOD:COHORT:SEED.")
-        return newest(work, *parts), "run"
-    path = Path(spec)
-    return path, "run" if path.is_dir() else "file"
+        return newest(work, *parts), "run", ""
+    from transfer.encoders.pretrained import split_branch
+
+    path, branch = split_branch(spec)
+    return path, "run" if path.is_dir() else "file", branch
 
 
-def open_encoders(specs: Iterable[str], options: EncoderOptions, floors: bool) -> tuple[list[Encoder], list[str]]:
+def _has_card(path: Path) -> bool:
+    return path.suffix == ".safetensors" and path.with_name("card.json").is_file()
+
+
+def open_encoders(
+    specs: Iterable[str], options: EncoderOptions, floors: bool, dense: bool = False
+) -> tuple[list[Encoder], list[str]]:
     """Open the asked encoders and, with `floors`, the floor rows that belong beside them.
 
     `all` stands for the newest export of every (method, cohort, seed). Untrained and ImageNet rows take the architecture and
     input side of each asked network, so that they differ from it by their weights only.
 
+    Args:
+        specs: as `open_encoder` takes them, or `all`.
+        options: where to look and how to load.
+        floors: whether to add them.
+        dense: whether a network is needed, which leaves the colour floors out.
+
     Returns:
-        the encoders (one per digest, asked ones first) and the lines that say which row is absent and why.
+        the encoders (one per digest, asked ones first) and lines to print: the coverage of every file that was opened, and
+        which row is absent and why.
     """
-    asked: list[str] = []
-    for spec in specs:
-        asked += [str(run) for run in newest_of_each(options.work)] if spec == "all" else [spec]
-    asked = list(dict.fromkeys(asked))
-    if not asked:
-        raise UserError(
-            "no encoder was named: give encoder=latest, a folder, or a list such as encoder=[latest,random]."
-        )
-    trained = [open_encoder(spec, options) for spec in asked if spec not in (*COLOUR, "random", "imagenet")]
-    shapes = list(dict.fromkeys((e.card["backbone"], e.card["input"]["size"]) for e in trained if e.card))
+    asked = _expanded(specs, options.work)
+    fixed = (*COLOUR, "random", "imagenet")
+    trained = [open_encoder(spec, options) for spec in asked if spec not in fixed]
+    shapes = list(dict.fromkeys((encoder.architecture, encoder.size) for encoder in trained))
     settings = [replace(options, backbone=backbone, size=size) for backbone, size in shapes] or [options]
-    wanted = [spec for spec in asked if spec in (*COLOUR, "random", "imagenet")]
+    wanted = [spec for spec in asked if spec in fixed]
     lines = []
     if floors:
-        wanted += ["random", "mean_rgb", "colour_histogram"]
+        wanted += ["random"] if dense else ["random", *COLOUR]
         if options.imagenet or options.download:
             wanted.append("imagenet")
         else:
             lines.append("no ImageNet row: give imagenet=FILE (torchvision weights) or download=true to have one")
     pairs = [(spec, setting) for spec in dict.fromkeys(wanted) for setting in settings]
     for spec, setting in list(pairs):
-        if floors and spec == "imagenet" and not setting.imagenet and setting.backbone not in DOWNLOADS:
+        if floors and spec == "imagenet" and not setting.imagenet and not _downloads(setting.backbone):
             pairs.remove((spec, setting))
             lines.append(f"no ImageNet row for {setting.backbone}: torchvision has no such weights")
     opened = trained + [open_encoder(spec, setting) for spec, setting in pairs]
-    return list({encoder.digest: encoder for encoder in opened}.values()), lines
+    encoders = list({encoder.digest: encoder for encoder in opened}.values())
+    return encoders, [line for encoder in encoders for line in coverage_of(encoder)] + lines
+
+
+def _expanded(specs: Iterable[str], work: Path) -> list[str]:
+    asked: list[str] = []
+    for spec in specs:
+        asked += [str(run) for run in newest_of_each(work)] if spec == "all" else [spec]
+    if not asked:
+        raise UserError(
+            "no encoder was named: give encoder=latest, a folder, or a list such as encoder=[latest,random]."
+        )
+    return list(dict.fromkeys(asked))
+
+
+def _downloads(backbone: str) -> bool:
+    from transfer.encoders.architectures import RESNETS
+
+    return backbone in RESNETS
+
+
+def coverage_of(encoder: Encoder) -> list[str]:
+    """Return the lines that say what of a file found its place in the network; none where nothing is loaded."""
+    if encoder.coverage is None:
+        return []
+    from transfer.encoders.coverage import coverage_lines
+
+    return coverage_lines(encoder.name, encoder.coverage)

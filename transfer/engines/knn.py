@@ -1,7 +1,7 @@
 """Nearest neighbours: what the geometry of the features is worth with nothing trained on top."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class KNN:
     Equal similarities are taken in the order of the reference rows, equal votes in the order of the classes.
     """
 
+    trains: ClassVar[bool] = False
     k: int = 20
     temperature: float = 0.07
 
@@ -52,3 +53,6 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
     room = k - above.sum(axis=1, keepdims=True)
     chosen = above | (level & (np.cumsum(level, axis=1) <= room))
     return np.nonzero(chosen)[1].reshape(len(values), k)
+
+
+ENGINES = {"knn": lambda schedule: KNN()}

@@ -1,56 +1,61 @@
 """Tile classification on any labelled tile store, with folds that keep the tiles of a slide (and the slides of a patient) together."""
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from pretrain.tiles import TileStore
+from pretrain.tiles import TileStore, latest_store
 from results.errors import UserError
-from transfer.tasks.schema import TaskSettings
+from transfer.tasks.schema import Kind, Request, TaskSettings
+from transfer.tasks.tile_task import Split, TileTask, split_digest
 
 FEWEST_SLIDES = 3
 """One to train on, one to choose hyperparameters on, one to test on."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Rows of a `TileTask`, int64, ascending; the three share no slide and no patient."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
-@dataclass(frozen=True)
-class TileTask:
-    """A labelled subset of a store under a split rule.
+@dataclass
+class TileLabels(TaskSettings):
+    """The keys of a task on a labelled tile store.
 
     Attributes:
-        name, version: identity in records.
-        store: where the tiles are read from.
-        tiles: (N,) int64 tile ids, ascending.
-        labels: (N,) int32 indices into `classes`.
-        clusters: (N,) slide names.
-        classes: label names, sorted.
-        splits: one per trial.
-        split_digest: sha256 over the store's digest, tile ids, labels, classes and the parts of every trial.
+        rehearsal: whether the task is for synthetic slides; it must agree with the store.
+        min_label_share: least share of a tile's area that must have its label, 0 to 1.
+        max_tiles_per_slide: cap on a slide's tiles, evenly spaced by tile id; None keeps all.
+        cap_each_label: the cap counts the tiles of each label of a slide, so that rare ones are not lost among the others.
     """
 
-    name: str
-    version: int
-    store: TileStore
-    tiles: np.ndarray
-    labels: np.ndarray
-    clusters: np.ndarray
-    classes: tuple[str, ...]
-    splits: tuple[Split, ...]
-    split_digest: str
+    kind: str = "tile_labels"
+    rehearsal: bool = False
+    min_label_share: float = 0.7
+    max_tiles_per_slide: int | None = None
+    cap_each_label: bool = False
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        if not 0 <= self.min_label_share <= 1:
+            raise UserError(f"{where}: min_label_share={self.min_label_share} must lie between 0 and 1.")
+        if self.max_tiles_per_slide is not None and self.max_tiles_per_slide < 1:
+            raise UserError(
+                f"max_tiles_per_slide={self.max_tiles_per_slide} must be a whole number above 0, or null for all tiles."
+            )
 
 
-def load_tile_task(settings: TaskSettings, store: TileStore, trials: int, seed: int) -> TileTask:
+def open_store(request: Request) -> TileStore:
+    """Open the store that was asked for, or the newest labelled one.
+
+    Raises:
+        UserError: when there is none, or a folder of images was given.
+    """
+    if request.root:
+        raise UserError(
+            f"task.root={request.root} is for tasks on folders of images: give store=FOLDER, or such a task."
+        )
+    return TileStore(request.store or latest_store(request.work, labelled=True))
+
+
+def load_tile_task(settings: TileLabels, store: TileStore, trials: int, seed: int) -> TileTask:
     """Choose tiles, deal slides into folds and return the task.
 
     Trial t tests on fold t of max(3, trials); with three trials or more every slide that is tested is tested once. Of the slides
@@ -60,13 +65,11 @@ def load_tile_task(settings: TaskSettings, store: TileStore, trials: int, seed: 
     Raises:
         UserError: when the store has no labels, too few slides or classes for the trials, or is not of the task's kind.
     """
-    if trials < 1:
-        raise UserError(f"trials={trials} must be 1 or more.")
     cohort = store.summary["cohort"]
     name = settings.name or f"{cohort}-tiles"
     if settings.rehearsal and not store.rehearsal:
         raise UserError(f"task {name} is for the synthetic rehearsal cohort, and {store.root} is not: use task=tiles.")
-    tiles, labels, classes = _labelled(settings, store)
+    tiles, labels, classes = labelled(settings, store)
     slides = np.asarray(store.index["slide"])[tiles].astype(str)
     groups, hospitals = _groups(store, tiles, slides)
     held = _folds(groups, hospitals, max(FEWEST_SLIDES, trials), seed, str(store.root))
@@ -76,11 +79,12 @@ def load_tile_task(settings: TaskSettings, store: TileStore, trials: int, seed: 
             raise UserError(
                 f"{store.root}: trial {trial + 1} would train on slides of one class only: annotate more slides, or change seed or trials."
             )
-    digest = _digest(store.digest, tiles, labels, classes, splits)
-    return TileTask(name, settings.version, store, tiles, labels, slides, classes, splits, digest)
+    digest = split_digest(store.digest, tiles, labels, classes, splits)
+    return TileTask(name, settings.version, store, tiles, tiles, labels, slides, classes, splits, digest)
 
 
-def _labelled(settings: TaskSettings, store: TileStore) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def labelled(settings: TileLabels, store: TileStore) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return the tile ids (N,) int64, their labels (N,) int32 and the classes that the settings ask for."""
     names = np.asarray(store.index["label"]).astype(str)
     enough = np.asarray(store.index["label_share"]) >= settings.min_label_share
     tiles = np.flatnonzero((names != "") & enough)
@@ -96,15 +100,18 @@ def _labelled(settings: TaskSettings, store: TileStore) -> tuple[np.ndarray, np.
             "label: annotate another class, or lower min_label_share in a task file of your own."
         )
     if settings.max_tiles_per_slide is not None:
-        tiles = _evenly(tiles, np.asarray(store.index["slide"])[tiles].astype(str), settings.max_tiles_per_slide)
+        groups = np.asarray(store.index["slide"])[tiles].astype(str)
+        if settings.cap_each_label:
+            groups = np.char.add(np.char.add(groups, "\n"), names[tiles])
+        tiles = _evenly(tiles, groups, settings.max_tiles_per_slide)
     return tiles.astype(np.int64), np.searchsorted(classes, names[tiles]).astype(np.int32), classes
 
 
-def _evenly(tiles: np.ndarray, slides: np.ndarray, most: int) -> np.ndarray:
-    """Keep at most `most` tiles a slide, evenly spaced in tile-id order."""
+def _evenly(tiles: np.ndarray, groups: np.ndarray, most: int) -> np.ndarray:
+    """Keep at most `most` tiles a group, evenly spaced in tile-id order."""
     kept = []
-    for slide in np.unique(slides):
-        own = tiles[slides == slide]
+    for group in np.unique(groups):
+        own = tiles[groups == group]
         steps = np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(np.int64)
         kept.append(own[steps])
     return np.sort(np.concatenate(kept))
@@ -147,10 +154,8 @@ def _deal(names: list[str], hospitals: dict[str, str], count: int, seed: int, pu
     return [order[hand::count] for hand in range(count)]
 
 
-def _digest(
-    store: str, tiles: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], splits: tuple[Split, ...]
-) -> str:
-    state = hashlib.sha256(json.dumps({"store": store, "classes": classes, "trials": len(splits)}).encode())
-    for array in (tiles, labels, *(part for split in splits for part in (split.train, split.validation, split.test))):
-        state.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array, dtype="<i8").tobytes())
-    return state.hexdigest()
+def _load(settings: TileLabels, request: Request) -> TileTask:
+    return load_tile_task(settings, open_store(request), request.trials, request.seed)
+
+
+KIND = Kind(TileLabels, _load)

@@ -1,0 +1,226 @@
+"""Detection and segmentation cells: their settings, and the one runner that trains, scores and records them."""
+
+import shutil
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pyarrow as pa
+from omegaconf import OmegaConf
+
+from results.errors import UserError
+from results.record import cell_key, find_record, write_record
+from results.settings import compose, split_overrides
+from transfer.encoders import EncoderOptions, open_encoders
+from transfer.encoders.base import Encoder
+from transfer.recording import Recorder, check_writable, say, timed
+
+if TYPE_CHECKING:
+    from transfer.encoders.network import Backbone
+
+SCHEDULES = ("smoke", "short", "full")
+
+
+class DenseTask(Protocol):
+    """What the loader of a detection or segmentation task returns.
+
+    Attributes:
+        name, version: identity in records.
+        kind: `detection` or `segmentation`.
+        classes: names, in the order of the units' columns.
+        rehearsal: whether the images are synthetic.
+        split_digest: sha256 over the units, their truth and the parts of every trial.
+        data_digest: sha256 over the image files used.
+        trials: how many there are.
+    """
+
+    name: str
+    version: int
+    kind: str
+    classes: tuple[str, ...]
+    rehearsal: bool
+    split_digest: str
+    data_digest: str
+    trials: int
+
+
+class DenseEngine(Protocol):
+    """A library that trains a detector or a segmenter on top of an encoder.
+
+    Attributes:
+        name: the engine column of tables.
+        kind: the kind of task it takes.
+    """
+
+    name: str
+    kind: str
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that changes a number, as JSON; it goes into the cell's key."""
+        ...
+
+    def check(self, backbone: "Backbone") -> None:
+        """Raise a UserError when this encoder cannot be used."""
+        ...
+
+    def run(self, task: Any, backbone: "Backbone", seed: int, trial: int, folder: Path) -> pa.Table:
+        """Train, predict the test part of the trial and return its units; `folder` is scratch that stays."""
+        ...
+
+
+@dataclass
+class DenseSettings:
+    """The settings that every dense command has; `root` is written `task.root=` too."""
+
+    encoder: Any = "latest"
+    task: str | None = None
+    root: str | None = None
+    work: str = "work"
+    records: str = "results/records"
+    schedule: str = "smoke"
+    engine: str = ""
+    trials: int = 3
+    seed: int = 0
+    floors: bool = True
+    imagenet: str | None = None
+    download: bool = False
+    allow_partial: bool = False
+    backbone: str = "resnet18"
+    device: str = "auto"
+    gpus: int = 1
+    options: Any = None
+
+
+Own = TypeVar("Own", bound=DenseSettings)
+
+
+def load_dense(schema: type[Own], arguments: Sequence[str]) -> Own:
+    """Resolve `key=value` arguments over a schema; a UserError names what is unknown or does not fit."""
+    overrides = split_overrides(list(arguments))
+    if "task.root" in overrides:
+        overrides["root"] = overrides.pop("task.root")
+    settings: Own = OmegaConf.to_object(compose(OmegaConf.structured(schema), [], overrides))
+    given = settings.encoder
+    settings.encoder = [str(spec) for spec in given] if isinstance(given, list) else [str(given)]
+    for name, least in (("trials", 1), ("seed", 0), ("gpus", 1)):
+        if getattr(settings, name) < least:
+            raise UserError(f"{name}={getattr(settings, name)} is too small: give {least} or more.")
+    if settings.schedule not in SCHEDULES:
+        raise UserError(f"schedule={settings.schedule} is not known: choose {', '.join(SCHEDULES)}.")
+    return settings
+
+
+def task_root(settings: DenseSettings, layout: str) -> Path:
+    """Return the folder of the task's data: `root`, or that of the newest synthetic cohort under `work/cohorts`.
+
+    Args:
+        settings: of the command.
+        layout: name of the data's folder in a synthetic cohort, such as `nucls`.
+
+    Raises:
+        UserError: when the folder is not there, or there is neither.
+    """
+    if settings.root:
+        root = Path(settings.root)
+        if not root.is_dir():
+            raise UserError(f"task.root={root} is not a folder: give the folder of the {layout} data set.")
+        return root
+    made = [path for path in Path(settings.work, "cohorts").glob(f"*/{layout}") if path.is_dir()]
+    if not made:
+        raise UserError(
+            f"there is no {layout} data: give task.root=FOLDER, or make synthetic slides first with 'python -m pretrain tile'."
+        )
+    return max(made, key=lambda path: (path.parent.stat().st_mtime, path))
+
+
+def run_cells(task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> int:
+    """Score every encoder on every trial whose record is not there yet, one record a cell.
+
+    Returns:
+        0, or 3 when a cell crashed (its record says how) while the others went on.
+
+    Raises:
+        UserError: before the first cell, for an encoder that is not there or that the engine cannot take.
+    """
+    options = EncoderOptions(
+        Path(settings.work),
+        settings.imagenet,
+        settings.download,
+        settings.allow_partial,
+        settings.device,
+        settings.seed,
+        settings.backbone,
+    )
+    encoders, remarks = open_encoders(settings.encoder, options, settings.floors, dense=True)
+    for remark in remarks:
+        say(remark)
+    for encoder in encoders:
+        if not hasattr(encoder, "backbone"):
+            raise UserError(f"encoder {encoder.name} has no weights to train on: {task.kind} needs a network.")
+        engine.check(encoder.for_trial(0).backbone())
+    synthetic = " (synthetic images)" if task.rehearsal else ""
+    say(
+        f"{task.name} v{task.version}: {task.kind}, {engine.name}, schedule {settings.schedule}, {task.trials} trials, "
+        f"{len(encoders)} encoders{synthetic}"
+    )
+    check_writable(Path(settings.records))
+    sweep = _Sweep(task, engine, settings)
+    for encoder in encoders:
+        for trial in range(task.trials):
+            sweep.run(encoder, trial)
+    say(
+        f"{sweep.scored} cells scored, {sweep.known} already there, {sweep.crashed} crashed; records in {settings.records}, "
+        "'python -m results table' lays them out"
+    )
+    return 3 if sweep.crashed else 0
+
+
+class _Sweep:
+    def __init__(self, task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> None:
+        self.scored = self.known = self.crashed = 0
+        self._task, self._engine, self._settings, self._recorder = task, engine, settings, Recorder()
+
+    def run(self, encoder: Encoder, trial: int) -> None:
+        """Run one cell unless its record is there; what it dies of is written down, and the sweep goes on."""
+        task, engine, settings = self._task, self._engine, self._settings
+        key = cell_key(
+            task.name,
+            task.version,
+            task.split_digest,
+            encoder.digest,
+            engine.name,
+            engine.settings(),
+            settings.seed,
+            trial,
+        )
+        records = Path(settings.records)
+        known = find_record(records, key)
+        if known is not None and known.ok:
+            self.known += 1
+            return
+        place = f"{encoder.name}, {engine.name}, trial {trial + 1} of {task.trials}"
+        say(f"{place}: training")
+        folder = Path(settings.work) / "transfer" / f"{task.name}-{key[:12]}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        recorder = self._recorder.of(task, encoder, engine.name, engine.settings(), settings.seed, trial)
+        backbone = encoder.for_trial(trial).backbone()
+        try:
+            units, seconds = timed(lambda: engine.run(task, backbone, settings.seed, trial, folder))
+        except UserError:
+            raise
+        except Exception as error:  # one cell's end must not be the end of the others
+            (folder / "crash.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            write_record(records, recorder.crashed(error, recorder.seconds), None)
+            say(f"{place}: crashed ({type(error).__name__}: {error}); {folder / 'crash.txt'} has the trace")
+            self.crashed += 1
+            return
+        record = recorder.scored(units, seconds)
+        write_record(records, record, units)
+        shown = ", ".join(
+            f"{metric['name']} {metric['value']:.3f}" for metric in record["metrics"][:3] if metric["value"] is not None
+        )
+        say(f"{place}: {shown} ({seconds:.0f} s)")
+        self.scored += 1

@@ -1,0 +1,1 @@
+"""Detectron2 as an engine. Nothing here imports it before `compat.prepare` was called."""

@@ -1,0 +1,104 @@
+"""Faster R-CNN as an engine of dense cells: Detectron2 trains it on top of an encoder's ResNet."""
+
+import multiprocessing
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from results.errors import UserError
+from transfer.dialects.detectron2 import require_head
+from transfer.encoders.network import Backbone, choose_device
+from transfer.engines.detectron2 import compat, model, train
+from transfer.engines.detectron2.schedules import PROPOSALS, read_schedule
+from transfer.tasks.boxes import DetectionTask
+
+ENGINES = {"faster_rcnn_fpn": "fpn", "faster_rcnn_c4": "c4"}
+
+
+class FasterRCNN:
+    """Faster R-CNN (Ren et al., NeurIPS 2015) on a feature pyramid, or with res5 as the box head (C4).
+
+    Args:
+        name: a key of `ENGINES`.
+        schedule: `smoke`, `short` or `full`.
+        changes: keys of the schedule that take the place of its own.
+        device: of torch, or `auto`.
+        gpus: GPUs that train one detector; Detectron2's launcher starts a process for each.
+
+    Raises:
+        UserError: for an unknown engine or schedule, or GPUs that are not there.
+    """
+
+    kind = "detection"
+
+    def __init__(
+        self,
+        name: str = "faster_rcnn_fpn",
+        schedule: str = "smoke",
+        changes: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        gpus: int = 1,
+    ) -> None:
+        if name not in ENGINES:
+            raise UserError(f"engine={name} is not known for detection: choose {', '.join(ENGINES)}.")
+        compat.installed()
+        self.name, self._heads, self._gpus = name, ENGINES[name], gpus
+        self._schedule = read_schedule(schedule, changes)
+        device_found = choose_device(device)
+        self._device = "cuda" if gpus > 1 else str(device_found)
+        if gpus > 1 and (device_found.type != "cuda" or gpus > torch.cuda.device_count()):
+            here = torch.cuda.device_count() if device_found.type == "cuda" else 0
+            raise UserError(
+                f"gpus={gpus} but device={device} has {here} to use here: give gpus=1, or as many as there are."
+            )
+        if self._schedule.batch % gpus:
+            raise UserError(f"batch={self._schedule.batch} of schedule {schedule} does not divide among gpus={gpus}.")
+
+    def settings(self) -> dict[str, Any]:
+        """All that changes a number: the resolved schedule, the detector's constants, the version of Detectron2."""
+        half = self._schedule.bfloat16 and self._device != "cpu"
+        return {
+            **asdict(self._schedule),
+            "bfloat16": half,
+            "proposals": asdict(PROPOSALS[self._schedule.proposals]),
+            "anchors_px": list(model.ANCHORS),
+            "detections": model.DETECTIONS,
+            "least_score": model.LEAST_SCORE,
+            "gpus": self._gpus,
+            "detectron2": compat.version(),
+        }
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise a UserError for an encoder that this detector cannot hold."""
+        if not backbone.architecture.startswith("resnet"):
+            raise UserError(
+                f"{backbone.architecture} is no ResNet, and detection takes resnet18 and resnet50 only: score this encoder with "
+                "'python -m transfer classify' instead."
+            )
+        require_head(backbone.architecture, self._heads)
+
+    def run(self, task: DetectionTask, backbone: Backbone, seed: int, trial: int, folder: Path) -> pa.Table:
+        """Train on the trial's train part, choose the score threshold on its validation part, predict its test part.
+
+        Returns:
+            Units of detection; metadata `score_threshold` and `match_px`.
+        """
+        self.check(backbone)
+        job = train.Job(task, backbone, self._heads, self._schedule, seed, trial, self._device, folder)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"torch\.(functional|jit)", category=Warning)  # of Detectron2
+                compat.prepare()
+                from detectron2.engine import launch
+
+                launch(train.work, self._gpus, dist_url="auto", args=(job,))
+        finally:
+            for child in multiprocessing.active_children() if self._gpus > 1 else ():
+                child.terminate()
+        return pq.read_table(folder / train.UNITS)

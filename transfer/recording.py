@@ -1,0 +1,143 @@
+"""What every command that runs cells shares: the record of a cell, and small things around a sweep."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from results import provenance
+from results.errors import UserError
+from results.metrics import score_units
+from transfer.encoders.base import Encoder
+from transfer.overlap import mark
+
+
+class Task(Protocol):
+    """What a record says of a task.
+
+    Attributes:
+        name, version: identity in records.
+        kind: `classification`, `segmentation` or `detection`.
+        rehearsal: whether the images are synthetic.
+        decoder: where slides were decoded, digest of what the decoders made of known files; a task may lack it.
+        split_digest: sha256 over the units, their truth and the parts of every trial.
+        data_digest: sha256 over the images.
+        trials: how many there are.
+    """
+
+    name: str
+    version: int
+    kind: str
+    rehearsal: bool
+    split_digest: str
+    data_digest: str
+    trials: int
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """The record of one cell, but for its outcome; `seconds` counts from when it was made."""
+
+    fields: dict[str, Any]
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def scored(self, units: pa.Table, seconds: float) -> dict[str, Any]:
+        """Return the record of a cell that gave units."""
+        return self._with(seconds, status="ok", error=None, metrics=score_units(units))
+
+    def crashed(self, error: Exception, seconds: float) -> dict[str, Any]:
+        """Return the record of a cell that died of `error`."""
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        return self._with(seconds, status="crashed", error=reason, metrics=[])
+
+    def _with(self, seconds: float, **outcome: Any) -> dict[str, Any]:
+        spent = {"wall_seconds": round(seconds, 3), "device_hours": round(seconds / 3600, 6)}
+        return {**self.fields, **spent, "created": provenance.now(), **outcome}
+
+
+class Recorder:
+    """Fills in the fields of a record that every cell of one command shares."""
+
+    def __init__(self) -> None:
+        self._common = {
+            "hardware": provenance.hardware(),
+            "versions": provenance.versions(),
+            "git_revision": provenance.git_revision(),
+        }
+
+    def of(
+        self,
+        task: Task,
+        encoder: Encoder,
+        engine: str,
+        settings: dict[str, Any],
+        seed: int,
+        trial: int,
+        fit: dict[str, Any] | None = None,
+    ) -> CellRecord:
+        """Begin the record of one cell.
+
+        Args:
+            task, encoder, engine, settings, seed, trial: what decides the cell's number.
+            fit: further words on how encoder and task fit, kept beside the coverage.
+        """
+        card = encoder.card or {}
+        return CellRecord(
+            {
+                "task": {
+                    "name": task.name,
+                    "version": task.version,
+                    "kind": task.kind,
+                    "split_digest": task.split_digest,
+                    "store_digest": task.data_digest,
+                    "rehearsal": bool(task.rehearsal),
+                    "decoder": getattr(task, "decoder", None) or None,
+                },
+                "encoder": {
+                    "name": encoder.name,
+                    "kind": encoder.kind,
+                    "digest": encoder.digest,
+                    "coverage": {**(encoder.coverage or {}), **fit} if fit else encoder.coverage,
+                    "method": card.get("method"),
+                    "seed": card.get("seed"),
+                    "card": encoder.card,
+                },
+                "engine": {"name": engine, "settings": settings},
+                "seed": seed,
+                "trial": trial,
+                "trials": task.trials,
+                "contamination": mark(encoder.card, encoder.kind, task, trial),
+                **self._common,
+            }
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before the first cell, not after it, that records cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"records={folder} cannot be made ({error.strerror}): give a folder that can be written."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"records={folder} cannot be written: mend its permissions or give another folder.")
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once."""
+    print(line, flush=True)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `work` returns and the seconds it took."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start

@@ -1,0 +1,135 @@
+"""`python -m transfer segment`: segmentation of tissue by encoders trained further, one record a cell."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from results.errors import UserError
+from results.files import value_digest
+from results.record import cell_key, find_record, write_record
+from results.settings import compose, load_yaml
+from transfer.dense import DenseSettings, load_dense, run_cells, task_root
+from transfer.engines.mmseg import MmsegEngine
+from transfer.engines.mmseg.engine import units
+from transfer.recording import Recorder, say, timed
+from transfer.tasks.segmentation import SegmentationTask
+
+HELP = """python -m transfer segment key=value ...
+
+Trains a segmenter (mmsegmentation) on BCSS tissue on top of each encoder; one record a cell (task x encoder x engine x trial).
+
+  encoder=latest      as 'python -m transfer --help' says; ResNets only
+  task=bcss           bcss, bcss_reference (the research code's grouping of codes) or a YAML file in the form of these
+  task.root=null      folder of the BCSS download; null takes the newest synthetic cohort under work/cohorts
+  engine=fcn          fcn (output stride 8) or upernet
+  schedule=smoke      smoke (does it run), short (does it learn), full (for a GPU)
+  options={}          changes of the schedule, such as options={iterations: 500, crop: 256}
+  trials=3            every trial has its own seed; folders without the official test institutes are tested in turn
+  seed=0
+  floors=true         adds the untrained network and the majority class
+  device=auto  gpus=1 GPUs that train one segmenter together
+  work=work  records=results/records  imagenet=null  download=false  allow_partial=false  backbone=resnet18 (of random)
+
+Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a record, 143 stopped; finished cells stay.
+"""
+
+TASKS = Path(__file__).parent / "tasks"
+
+
+@dataclass
+class Settings(DenseSettings):
+    """The settings of `python -m transfer segment`; `engine` is a head: `fcn` or `upernet`."""
+
+    engine: str = "fcn"
+
+
+def load(arguments: Sequence[str]) -> Settings:
+    """Resolve `key=value` arguments; a UserError names what is unknown or does not fit."""
+    return load_dense(Settings, arguments)
+
+
+def segment(settings: Settings) -> int:
+    """Score every encoder on every trial whose record is not there yet, and the majority class beside them.
+
+    Returns:
+        0, or 3 when a cell crashed (its record says how) while the others went on.
+
+    Raises:
+        UserError: for a mistake in settings, data or encoder, before the first cell.
+    """
+    engine = MmsegEngine(settings.engine, settings.schedule, settings.device, settings.gpus, settings.options)
+    task = load_task(settings)
+    for remark in task.remarks:
+        say(remark)
+    status = run_cells(task, engine, settings)
+    if settings.floors:
+        record_majority(task, engine, settings)
+    return status
+
+
+def load_task(settings: Settings) -> SegmentationTask:
+    """Load the task that `task=` names (by default bcss): a YAML beside its loader, or a YAML file of the user's."""
+    spec = settings.task or "bcss"
+    path = Path(spec) if spec.endswith((".yaml", ".yml")) else TASKS / f"{spec}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"task '{spec}' is not known for segmentation: write bcss, bcss_reference or the path of a YAML file."
+        )
+    keys = load_yaml(path)
+    kind = str(keys.get("kind"))
+    loader = importlib.import_module(f"transfer.tasks.{kind}") if (TASKS / f"{kind}.py").is_file() else None
+    if not hasattr(loader, "SETTINGS"):
+        raise UserError(f"{path}: kind '{kind}' has no loader of segmentation tasks, bcss has one.")
+    values = OmegaConf.to_object(compose(OmegaConf.structured(loader.SETTINGS), [(str(path), keys)], {}))
+    return loader.load(values, task_root(settings, kind), settings.trials, Path(settings.work) / "transfer" / "regions")
+
+
+class MajorityClass:
+    """The floor without an encoder: everything is the class with the most px in the training regions."""
+
+    name, kind, coverage, card, feature_dim = "majority class", "floor", None, None, 0
+    digest = value_digest({"encoder": "majority_class", "version": 1})
+
+
+def record_majority(task: SegmentationTask, engine: MmsegEngine, settings: Settings) -> None:
+    """Write the record of the majority class for every trial that has none yet."""
+    recorder, floor, records = Recorder(), MajorityClass(), Path(settings.records)
+    for trial, split in enumerate(task.splits):
+        identity = (
+            task.name,
+            task.version,
+            task.split_digest,
+            floor.digest,
+            engine.name,
+            engine.settings(),
+            settings.seed,
+        )
+        if find_record(records, cell_key(*identity, trial)):
+            continue
+        tested = [task.regions[row] for row in split.test]
+
+        def counted(train: tuple[int, ...] = split.train, tested: list[Any] = tested) -> Any:
+            return units(task, tested, majority(task, train, tested))
+
+        table, seconds = timed(counted)
+        cell = recorder.of(task, floor, engine.name, engine.settings(), settings.seed, trial)
+        record = cell.scored(table, seconds)
+        write_record(records, record, table)
+        first = record["metrics"][0]
+        say(f"majority class, trial {trial + 1} of {task.trials}: {first['name']} {first['value']:.3f}")
+
+
+def majority(task: SegmentationTask, train: Sequence[int], tested: Sequence[Any]) -> list[np.ndarray]:
+    """Return the confusion, int64 (C, C), of each tested region when all is the class with the most px in training."""
+    most = int(np.sum([task.regions[row].pixels for row in train], axis=0).argmax())
+    found = []
+    for region in tested:
+        counts = np.zeros((len(task.classes), len(task.classes)), np.int64)
+        counts[:, most] = region.pixels
+        found.append(counts)
+    return found

@@ -1,0 +1,207 @@
+"""NuCLS: a folder of images, tables of nuclei and annotated windows becomes a detection task, and every row is accounted for."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from PIL import Image
+
+from results.errors import UserError
+from results.settings import compose, load_yaml
+from transfer.tasks.boxes import BoxedImage, DetectionTask, Parts, check_side, digests
+from transfer.tasks.nucls_rows import GROUPINGS, Ledger, Window, boxes_of, read_table
+from transfer.tasks.slide_parts import Fold, deal_folds, parts_of
+
+IMAGE_FOLDERS = ("rgb", "rgbs", "rgbs_colorNormalized")
+WINDOWS = "all_fov_locations.csv"
+DEBUG_FOLD = 999
+"""Ships with the data as a tiny fold for trying things out."""
+SYNTHETIC = "RHSL-"
+"""How the barcodes of the synthetic cohort begin."""
+
+
+@dataclass
+class NuclsSettings:
+    """The keys of `nucls.yaml`; its comments say what they mean."""
+
+    name: str = "nucls"
+    version: int = 1
+    kind: str = "nucls"
+    classes: str = "super"
+    images: str | None = None
+    mpp: float = 0.2
+    match_um: float = 3.0
+    min_inside: float = 0.25
+    validation_share: float = 0.15
+
+
+def read_nucls(path: Path | None = None, classes: str | None = None) -> NuclsSettings:
+    """Read the task's YAML, or the one at `path`; `classes` takes the place of the file's own when given."""
+    path = path or Path(__file__).with_name("nucls.yaml")
+    overrides = {"classes": classes} if classes else {}
+    settings: NuclsSettings = OmegaConf.to_object(
+        compose(OmegaConf.structured(NuclsSettings), [(str(path), load_yaml(path))], overrides)
+    )
+    if settings.classes not in GROUPINGS:
+        raise UserError(f"task.classes={settings.classes} is not known: choose {', '.join(GROUPINGS)}.")
+    if settings.images is not None and settings.images not in IMAGE_FOLDERS:
+        raise UserError(f"{path}: images={settings.images} is not known: choose {', '.join(IMAGE_FOLDERS)}.")
+    for name, most in (("mpp", 10.0), ("match_um", 100.0), ("min_inside", 1.0), ("validation_share", 0.9)):
+        if not 0 < getattr(settings, name) <= most:
+            raise UserError(f"{path}: {name}={getattr(settings, name)} must lie above 0 and at most at {most:g}.")
+    return settings
+
+
+def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> DetectionTask:
+    """Read a NuCLS folder.
+
+    Args:
+        settings: of the task.
+        root: holds `rgb` (or `rgbs`, `rgbs_colorNormalized`), `csv`, the table of annotated windows and, if there are any,
+            `train_test_splits/fold_N_{train,test}.csv`.
+        trials: trial t tests on fold t modulo the number of folds.
+        seed: decides what is held out for validation, and the folds where there are no files of them.
+
+    Raises:
+        UserError: when a folder or table is missing or broken, or images of only one patient are there.
+    """
+    folder = _image_folder(root, settings.images)
+    tables = {path.stem: path for path in sorted((root / "csv").glob("*.csv")) if path.name.lower() != WINDOWS}
+    pictures = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    windows, classes, ledger = _windows(root), GROUPINGS[settings.classes], Ledger()
+    images = []
+    for name in sorted(tables.keys() | pictures.keys() | windows.keys()):
+        table, picture, window = tables.get(name), pictures.get(name), windows.get(name)
+        if table is None or picture is None or window is None:
+            ledger.leave_out(name, table, picture, window)
+            continue
+        clipped = _clipped(window, picture)
+        if clipped is None:
+            ledger.leave_out(name, table, picture, None)
+            continue
+        boxes, labels = boxes_of(table, clipped, settings.classes, settings.min_inside, ledger)
+        slide, patient, hospital = barcode(name, picture)
+        images.append(BoxedImage(name, picture, slide, patient, hospital, clipped, boxes, labels))
+    if not images:
+        raise UserError(
+            f"{root} holds no field with an image in {folder.name}/, a table in csv/ and an annotated window: "
+            "give the folder of the NuCLS download."
+        )
+    folds, remarks = _folds(root, images, seed)
+    splits = parts_of(images, folds, trials, seed, settings.validation_share)
+    split_digest, data_digest = digests(images, classes, splits)
+    rehearsal = any(image.slide.startswith(SYNTHETIC) for image in images)
+    name = f"{'rehearsal-' if rehearsal else ''}{settings.name}-{settings.classes}"
+    report = (
+        *ledger.lines(len(images), folder.name),
+        *remarks,
+        *(f"trial {number}: {_told(split)}" for number, split in enumerate(splits, start=1)),
+    )
+    return DetectionTask(
+        f"{name}-normalised" if folder.name == IMAGE_FOLDERS[-1] else name,
+        settings.version,
+        classes,
+        rehearsal,
+        settings.mpp,
+        settings.match_um / settings.mpp,
+        tuple(images),
+        splits,
+        split_digest,
+        data_digest,
+        report,
+    )
+
+
+def barcode(name: str, path: Path) -> tuple[str, str, str]:
+    """Read slide, patient and hospital off a field's name: `TCGA-A1-A0SP-DX1_id-...` -> TCGA-A1-A0SP-DX1, TCGA-A1-A0SP, A1."""
+    slide = name.partition("_id")[0]
+    fields = slide.split("-")
+    if len(fields) < 3:
+        raise UserError(
+            f"{path}: the name must begin with a barcode such as TCGA-A1-A0SP-DX1_id-: rename or remove it."
+        )
+    return slide, "-".join(fields[:3]), fields[1]
+
+
+def _told(split: Parts) -> str:
+    counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test images"
+    return f"{counts} ({split.rule})"
+
+
+def _image_folder(root: Path, wanted: str | None) -> Path:
+    for name in (wanted,) if wanted else IMAGE_FOLDERS:
+        if (root / name).is_dir():
+            return root / name
+    names = wanted or ", ".join(IMAGE_FOLDERS)
+    raise UserError(f"{root} has no folder of images ({names}): give task.root the folder of the NuCLS download.")
+
+
+def _windows(root: Path) -> dict[str, Window]:
+    """Read the annotated window of every field, px of its image."""
+    places = [
+        path for folder in (root / "csv", root) for path in sorted(folder.glob("*.csv")) if path.name.lower() == WINDOWS
+    ]
+    if not places:
+        raise UserError(
+            f"{root} has no ALL_FOV_LOCATIONS.csv, in csv/ or beside it: images are annotated in that window only, so fetch it."
+        )
+    windows = {}
+    for row in read_table(places[0], ("fovname", "xmin", "ymin", "xmax", "ymax")):
+        try:
+            window = tuple(round(float(row[key])) for key in ("xmin", "ymin", "xmax", "ymax"))
+        except (ValueError, OverflowError) as error:
+            raise UserError(
+                f"{places[0]}: the window of {row['fovname']} is not four numbers: mend the row."
+            ) from error
+        windows[row["fovname"].removesuffix(".png")] = window
+    return windows
+
+
+def _clipped(window: Window, path: Path) -> Window | None:
+    """Cut a window at the rim of its image; None when nothing is left of it."""
+    try:
+        with Image.open(path) as image:
+            check_side(image, path)
+            width, height = image.size
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}): fetch it again or remove it.") from error
+    x0, y0, x1, y1 = max(0, window[0]), max(0, window[1]), min(width, window[2]), min(height, window[3])
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+
+def _folds(root: Path, images: list[BoxedImage], seed: int) -> tuple[list[Fold], list[str]]:
+    """Take the published folds that have images to train and to test on here, else deal folds."""
+    slides = {image.slide for image in images}
+    usable, remarks = [], []
+    for number, parts in sorted(_fold_files(root).items()):
+        if set(parts) != {"train", "test"}:
+            remarks.append(f"fold {number} has no {'test' if 'train' in parts else 'train'} file and is not used")
+            continue
+        train, test = (
+            {row["slide_name"] for row in read_table(parts[key], ("slide_name",))} for key in ("train", "test")
+        )
+        if train & test:
+            raise UserError(f"{parts['test']} and {parts['train'].name} both name slide {min(train & test)}: mend one.")
+        if not train & slides or not test & slides:
+            remarks.append(f"fold {number} has no images to train or to test on here and is not used")
+            continue
+        unnamed = sorted(slides - train - test)
+        if unnamed:
+            left = Counter(image.slide in unnamed for image in images)[True]
+            remarks.append(f"fold {number} does not name {len(unnamed)} slides ({unnamed[0]}): {left} images left out")
+        usable.append(Fold(f"fold {number}", train, test))
+    if usable:
+        return usable, [*remarks, f"{len(usable)} published folds"]
+    folds, remark = deal_folds(images, seed, str(root))
+    return folds, [*remarks, remark]
+
+
+def _fold_files(root: Path) -> dict[int, dict[str, Path]]:
+    files: dict[int, dict[str, Path]] = {}
+    for path in sorted((root / "train_test_splits").glob("fold_*.csv")):
+        match = re.fullmatch(r"fold_(\d+)_(train|test)\.csv", path.name)
+        if match and int(match[1]) != DEBUG_FOLD:
+            files.setdefault(int(match[1]), {})[match[2]] = path
+    return files
