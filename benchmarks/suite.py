@@ -35,7 +35,7 @@ class Suite:
         base: the row (a variant, or a method) that the report compares the others with.
         jobs: how many pretraining runs go on side by side, each with its share of the cores.
         work, records, tables: where runs, records and tables go.
-        pretrain, transfer: settings handed through to these commands, `dotted.key: value`.
+        pretrain, transfer: settings handed through to these commands, `dotted.key: value`; those of one method go to its runs alone.
     """
 
     cohort: str = "rehearsal"
@@ -167,7 +167,10 @@ def run_name(name: str, suite: Suite, plan: str, own: Mapping[str, str], seed: i
 
 
 def _what(suite: Suite, own: Mapping[str, str], seed: int) -> dict[str, Any]:
-    shared = {key: value for key, value in suite.pretrain.items() if key not in own}
+    others = {plan["method"] for plan in plans(suite).values()} - {own["method"]}
+    shared = {
+        key: value for key, value in suite.pretrain.items() if key not in own and key.partition(".")[0] not in others
+    }
     return {**shared, "cohort": suite.cohort, "recipe": suite.recipe, **own, "seed": seed}
 
 

@@ -115,6 +115,7 @@ def test_variants_are_runs_with_a_name_of_their_own(tmp_path):
     assert {"sgcl.radius=5", "name=wide (5)"} <= set(wide)
     assert "sgcl.radius=4" not in wide
     assert "method=npid" in rival
+    assert not any(word.startswith("sgcl.") for word in rival)
     assert "method=sgcl" not in rival
 
 
