@@ -85,7 +85,7 @@ class Cell:
 def scale_mismatch(encoder: Encoder, task: TileTask) -> dict[str, Any] | None:
     """Return tile side (px) and um/px of task and encoder where um/px or the field of view differ by more than 10 %."""
     seen = encoder.card["input"] if encoder.card else {}
-    if not seen.get("mpp"):
+    if not seen.get("mpp") or not task.source.mpp:
         return None
     own = {"px": task.source.tile, "mpp": task.source.mpp}
     trained = {"px": seen.get("tile") or own["px"], "mpp": seen["mpp"]}

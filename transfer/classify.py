@@ -143,7 +143,7 @@ def _open_task(settings: Settings) -> TileTask:
         store = TileStore(settings.store or latest_store(work, labelled=True))
         spec = "rehearsal" if store.rehearsal else "tiles"
     request = Request(work, settings.root, settings.store, settings.trials, settings.seed)
-    return load_task(read_task(spec, settings.max_tiles_per_slide), request)
+    return load_task(read_task(spec, changes={"max_tiles_per_slide": settings.max_tiles_per_slide}), request)
 
 
 class _Sweep:

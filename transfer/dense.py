@@ -2,7 +2,7 @@
 
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from results.settings import compose, split_overrides
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
 from transfer.recording import Recorder, check_writable, say, timed
+from transfer.tasks.schema import Request, load_task, read_task
 
 if TYPE_CHECKING:
     from transfer.encoders.network import Backbone
@@ -133,6 +134,20 @@ def task_root(settings: DenseSettings, layout: str) -> Path:
             f"there is no {layout} data: give task.root=FOLDER, or make synthetic slides first with 'python -m pretrain tile'."
         )
     return max(made, key=lambda path: (path.parent.stat().st_mtime, path))
+
+
+def load_dense_task(settings: DenseSettings, purpose: str, usual: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """Load the task of a command: `task=` or the usual one, from its folder.
+
+    Args:
+        settings: of the command.
+        purpose: `detection` or `segmentation`.
+        usual: name of the task where none is asked for.
+        changes: keys that take the place of the task's own.
+    """
+    task = read_task(settings.task or usual, purpose, changes)
+    root = str(task_root(settings, task.kind))
+    return load_task(task, Request(Path(settings.work), root, None, settings.trials, settings.seed), purpose)
 
 
 def run_cells(task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> int:

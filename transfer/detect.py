@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transfer.dense import DenseSettings, load_dense, run_cells, task_root
+from transfer.dense import DenseSettings, load_dense, load_dense_task, run_cells
 from transfer.recording import say
-from transfer.tasks.nucls import load_nucls, read_nucls
 
 HELP = """python -m transfer detect key=value ...
 
 Fine-tunes Faster R-CNN (Detectron2) on NuCLS nuclei on top of each encoder; one record a cell (task x encoder x engine x trial).
 
   encoder=latest      as 'python -m transfer --help' says; ResNets only
-  task=null           a YAML file in the form of transfer/tasks/nucls.yaml; null takes that one
+  task=nucls          or a YAML file in the form of transfer/tasks/nucls.yaml
   task.root=null      folder of the NuCLS download; null takes the newest synthetic cohort under work/cohorts
   task.classes=null   super (4 classes), main (7) or one; null takes the task's own, super
   engine=faster_rcnn_fpn  or faster_rcnn_c4 (resnet50 only)
@@ -51,8 +49,7 @@ def load(arguments: Sequence[str]) -> DetectSettings:
 
 def detect(settings: DetectSettings) -> int:
     """Account for the data, then run every cell whose record is not there; returns the exit status."""
-    task_settings = read_nucls(Path(settings.task) if settings.task else None, settings.classes)
-    task = load_nucls(task_settings, task_root(settings, "nucls"), settings.trials, settings.seed)
+    task = load_dense_task(settings, "detection", "nucls", {"classes": settings.classes})
     for line in task.report:
         say(line)
     if settings.check:

@@ -1,19 +1,15 @@
 """`python -m transfer segment`: segmentation of tissue by encoders trained further, one record a cell."""
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
-from results.errors import UserError
 from results.files import value_digest
 from results.record import cell_key, find_record, write_record
-from results.settings import compose, load_yaml
-from transfer.dense import DenseSettings, load_dense, run_cells, task_root
+from transfer.dense import DenseSettings, load_dense, load_dense_task, run_cells
 from transfer.engines.mmseg import MmsegEngine
 from transfer.engines.mmseg.engine import units
 from transfer.recording import Recorder, say, timed
@@ -38,8 +34,6 @@ Trains a segmenter (mmsegmentation) on BCSS tissue on top of each encoder; one r
 Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a record, 143 stopped; finished cells stay.
 """
 
-TASKS = Path(__file__).parent / "tasks"
-
 
 @dataclass
 class Settings(DenseSettings):
@@ -63,30 +57,13 @@ def segment(settings: Settings) -> int:
         UserError: for a mistake in settings, data or encoder, before the first cell.
     """
     engine = MmsegEngine(settings.engine, settings.schedule, settings.device, settings.gpus, settings.options)
-    task = load_task(settings)
+    task = load_dense_task(settings, "segmentation", "bcss")
     for remark in task.remarks:
         say(remark)
     status = run_cells(task, engine, settings)
     if settings.floors:
         record_majority(task, engine, settings)
     return status
-
-
-def load_task(settings: Settings) -> SegmentationTask:
-    """Load the task that `task=` names (by default bcss): a YAML beside its loader, or a YAML file of the user's."""
-    spec = settings.task or "bcss"
-    path = Path(spec) if spec.endswith((".yaml", ".yml")) else TASKS / f"{spec}.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"task '{spec}' is not known for segmentation: write bcss, bcss_reference or the path of a YAML file."
-        )
-    keys = load_yaml(path)
-    kind = str(keys.get("kind"))
-    loader = importlib.import_module(f"transfer.tasks.{kind}") if (TASKS / f"{kind}.py").is_file() else None
-    if not hasattr(loader, "SETTINGS"):
-        raise UserError(f"{path}: kind '{kind}' has no loader of segmentation tasks, bcss has one.")
-    values = OmegaConf.to_object(compose(OmegaConf.structured(loader.SETTINGS), [(str(path), keys)], {}))
-    return loader.load(values, task_root(settings, kind), settings.trials, Path(settings.work) / "transfer" / "regions")
 
 
 class MajorityClass:

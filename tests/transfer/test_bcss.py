@@ -9,7 +9,7 @@ from PIL import Image
 
 from results.errors import UserError
 from results.settings import load_yaml
-from transfer.tasks import bcss, bcss_files, segmentation
+from transfer.tasks import bcss, bcss_files, read_task, segmentation
 from transfer.tasks.segmentation import IGNORE
 
 TASKS = Path(bcss.__file__).parent
@@ -111,7 +111,7 @@ def test_groupings_are_different_tasks(tmp_path):
     assert clean.split_digest != reference.split_digest
     assert clean.data_digest == reference.data_digest
     with pytest.raises(UserError, match="grouping=tidy"):
-        load(tmp_path, grouping="tidy")
+        read_task("bcss", "segmentation", {"grouping": "tidy"})
 
 
 def test_an_unknown_code_in_a_mask_names_the_file(tmp_path):

@@ -13,7 +13,7 @@ from transfer.encoders.network import Backbone, build_backbone
 from transfer.engines.detectron2 import compat
 from transfer.engines.detectron2.schedules import PROPOSALS, Proposals, Schedule, read_schedule
 from transfer.tasks.boxes import IGNORED, BoxedImage, units_table
-from transfer.tasks.nucls import load_nucls, read_nucls
+from transfer.tasks.nucls import NuclsSettings, load_nucls
 
 pytestmark = pytest.mark.slow
 TINY = {"iterations": 2, "crop": 64, "precise_bn": 1}
@@ -29,7 +29,7 @@ def _detectron2():
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    return load_nucls(read_nucls(), write_nucls(tmp_path_factory.mktemp("data") / "nucls"), 3, 0)
+    return load_nucls(NuclsSettings(), write_nucls(tmp_path_factory.mktemp("data") / "nucls"), 3, 0)
 
 
 def backbone(architecture="resnet18", seed=0):

@@ -11,8 +11,9 @@ from PIL import Image
 from results.errors import UserError
 from transfer.tasks import nucls_rows
 from transfer.tasks.boxes import IGNORED, to_coco
-from transfer.tasks.nucls import barcode, load_nucls, read_nucls
+from transfer.tasks.nucls import barcode, load_nucls
 from transfer.tasks.nucls_rows import Ledger, boxes_of
+from transfer.tasks.schema import read_task
 
 REAL = Path(os.environ.get("SGCL_BENCH_REAL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "nucls"
 
@@ -31,7 +32,7 @@ def rehearsal(tmp_path_factory):
 
 
 def load(root, classes="super", trials=3, seed=0, **changes):
-    settings = read_nucls(classes=classes)
+    settings = read_task("nucls", "detection", {"classes": classes})
     for name, value in changes.items():
         setattr(settings, name, value)
     return load_nucls(settings, root, trials, seed)
@@ -173,11 +174,14 @@ def test_an_image_too_large_for_a_field_is_refused_before_it_is_decoded(folder, 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"classes": "seven"}, "super, main, one"), ({"path": Path("missing.yaml")}, "missing.yaml")],
+    [
+        (("nucls", "detection", {"classes": "seven"}), "super, main, one"),
+        (("missing.yaml", "detection"), "missing.yaml"),
+    ],
 )
 def test_settings_are_checked(arguments, message):
     with pytest.raises(UserError, match=message):
-        read_nucls(**arguments)
+        read_task(*arguments)
 
 
 def test_a_folder_that_is_not_nucls_is_refused(tmp_path):

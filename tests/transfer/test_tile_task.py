@@ -18,7 +18,7 @@ def test_every_task_file_reads():
     for name in known_tasks():
         assert read_task(name).version == 1
         assert len((Path(schema.__file__).parent / f"{name}.yaml").read_text().splitlines()) < 30
-    assert read_task("rehearsal", 7).max_tiles_per_slide == 7
+    assert read_task("rehearsal", changes={"max_tiles_per_slide": 7}).max_tiles_per_slide == 7
 
 
 def test_tiles_have_their_label_and_enough_of_it(store):
@@ -118,8 +118,8 @@ def test_task_files_with_mistakes_are_refused(tmp_path):
         read_task("rehersal")
     with pytest.raises(UserError, match="no loader for classification"):
         read_task("nucls")
-    with pytest.raises(UserError, match="tasks with slides"):
-        read_task("nct-crc-he", 5)
+    with pytest.raises(UserError, match="max_tiles_per_slide=5 is not a setting of task nct-crc-he"):
+        read_task("nct-crc-he", changes={"max_tiles_per_slide": 5})
 
 
 def test_requests_that_do_not_fit_a_store_are_refused(store, tmp_path):

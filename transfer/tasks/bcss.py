@@ -10,6 +10,7 @@ from results.errors import UserError
 from results.files import file_digest
 from results.settings import load_yaml
 from transfer.tasks.bcss_files import CODES, Pair, check_code_table, find_pairs, resolutions
+from transfer.tasks.schema import Kind
 from transfer.tasks.segmentation import (
     IGNORE,
     Region,
@@ -63,8 +64,12 @@ class BcssSettings:
     test: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
 
-
-SETTINGS = BcssSettings
+    def check(self, where: str) -> None:
+        """Raise a UserError for a value that does not fit."""
+        if self.grouping not in GROUPINGS:
+            raise UserError(f"{where}: grouping={self.grouping} is not known: choose {', '.join(GROUPINGS)}.")
+        if not 0.05 <= self.mpp <= 8:
+            raise UserError(f"{where}: mpp={self.mpp} does not fit: give 0.05 to 8 um/px.")
 
 
 def load(settings: BcssSettings, root: Path, trials: int, cache: Path) -> SegmentationTask:
@@ -76,10 +81,6 @@ def load(settings: BcssSettings, root: Path, trials: int, cache: Path) -> Segmen
     Raises:
         UserError: for a file, a code, a size or a setting that does not fit.
     """
-    if settings.grouping not in GROUPINGS:
-        raise UserError(f"grouping={settings.grouping} is not known: choose {', '.join(GROUPINGS)}.")
-    if not 0.05 <= settings.mpp <= 8:
-        raise UserError(f"mpp={settings.mpp} does not fit: give 0.05 to 8 um/px.")
     root = next((path for path in (root, *sorted(root.glob("0_Public-data*"))) if (path / "masks").is_dir()), root)
     check_code_table(root / "meta" / "gtruth_codes.tsv")
     pairs, remarks = find_pairs(root)
@@ -140,3 +141,10 @@ def _region(pair: Pair, mpp: float, codes: tuple[int, ...]) -> Region:
     institute = fields[1] if len(fields) > 1 else pair.slide
     digests = file_digest(pair.image), file_digest(pair.mask)
     return Region(pair.image.stem, pair.slide, institute, pair.image, pair.mask, *size, mpp, digests, pixels)
+
+
+KIND = Kind(
+    BcssSettings,
+    lambda settings, request: load(settings, Path(request.root), request.trials, request.work / "transfer" / "regions"),
+    "segmentation",
+)

@@ -5,13 +5,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from PIL import Image
 
 from results.errors import UserError
-from results.settings import compose, load_yaml
 from transfer.tasks.boxes import BoxedImage, DetectionTask, Parts, check_side, digests
 from transfer.tasks.nucls_rows import GROUPINGS, Ledger, Window, boxes_of, read_table
+from transfer.tasks.schema import Kind
 from transfer.tasks.slide_parts import Fold, deal_folds, parts_of
 
 IMAGE_FOLDERS = ("rgb", "rgbs", "rgbs_colorNormalized")
@@ -36,22 +35,15 @@ class NuclsSettings:
     min_inside: float = 0.25
     validation_share: float = 0.15
 
-
-def read_nucls(path: Path | None = None, classes: str | None = None) -> NuclsSettings:
-    """Read the task's YAML, or the one at `path`; `classes` takes the place of the file's own when given."""
-    path = path or Path(__file__).with_name("nucls.yaml")
-    overrides = {"classes": classes} if classes else {}
-    settings: NuclsSettings = OmegaConf.to_object(
-        compose(OmegaConf.structured(NuclsSettings), [(str(path), load_yaml(path))], overrides)
-    )
-    if settings.classes not in GROUPINGS:
-        raise UserError(f"task.classes={settings.classes} is not known: choose {', '.join(GROUPINGS)}.")
-    if settings.images is not None and settings.images not in IMAGE_FOLDERS:
-        raise UserError(f"{path}: images={settings.images} is not known: choose {', '.join(IMAGE_FOLDERS)}.")
-    for name, most in (("mpp", 10.0), ("match_um", 100.0), ("min_inside", 1.0), ("validation_share", 0.9)):
-        if not 0 < getattr(settings, name) <= most:
-            raise UserError(f"{path}: {name}={getattr(settings, name)} must lie above 0 and at most at {most:g}.")
-    return settings
+    def check(self, where: str) -> None:
+        """Raise a UserError for a value that does not fit."""
+        if self.classes not in GROUPINGS:
+            raise UserError(f"task.classes={self.classes} is not known: choose {', '.join(GROUPINGS)}.")
+        if self.images is not None and self.images not in IMAGE_FOLDERS:
+            raise UserError(f"{where}: images={self.images} is not known: choose {', '.join(IMAGE_FOLDERS)}.")
+        for name, most in (("mpp", 10.0), ("match_um", 100.0), ("min_inside", 1.0), ("validation_share", 0.9)):
+            if not 0 < getattr(self, name) <= most:
+                raise UserError(f"{where}: {name}={getattr(self, name)} must lie above 0 and at most at {most:g}.")
 
 
 def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> DetectionTask:
@@ -205,3 +197,10 @@ def _fold_files(root: Path) -> dict[int, dict[str, Path]]:
         if match and int(match[1]) != DEBUG_FOLD:
             files.setdefault(int(match[1]), {})[match[2]] = path
     return files
+
+
+KIND = Kind(
+    NuclsSettings,
+    lambda settings, request: load_nucls(settings, Path(request.root), request.trials, request.seed),
+    "detection",
+)

@@ -1,11 +1,11 @@
-"""The YAML of a classification task: which keys it may have, and which file loads it.
+"""The YAML of a task: which keys it may have, and which file loads it.
 
 A kind of task is one file in this folder with a `KIND`; a task is one YAML that names its kind.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 
 from results.errors import UserError
 from results.settings import compose, load_yaml
-from transfer.tasks.tile_task import TileTask
 
 
 @dataclass
@@ -60,33 +59,38 @@ class Request:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of task: the dataclass of its keys (a `TaskSettings`) and its loader."""
+    """A kind of task: the dataclass of its keys (with `check(where)`), its loader, and what it asks of an encoder."""
 
-    settings: type[TaskSettings]
-    load: Callable[[Any, Request], TileTask]
+    settings: type[Any]
+    load: Callable[[Any, Request], Any]
+    purpose: str = "classification"
 
 
-def known_tasks() -> list[str]:
-    """Return the names of the classification tasks that come with the package."""
+def known_tasks(purpose: str = "classification") -> list[str]:
+    """Return the names of the tasks of one purpose that come with the package."""
     files = Path(__file__).parent.glob("*.yaml")
-    return sorted(path.stem for path in files if _kind_of(load_yaml(path)) is not None)
+    return sorted(path.stem for path in files if _kind_of(load_yaml(path), purpose) is not None)
 
 
-def _kind_of(content: dict[str, Any]) -> Kind | None:
+def _kind_of(content: dict[str, Any], purpose: str) -> Kind | None:
     name = content.get("kind", "tile_labels")
     place = f"{__package__}.{name}"
     if not isinstance(name, str) or not name.isidentifier() or importlib.util.find_spec(place) is None:
         return None
     kind = getattr(importlib.import_module(place), "KIND", None)
-    return kind if isinstance(kind, Kind) else None
+    return kind if isinstance(kind, Kind) and kind.purpose == purpose else None
 
 
-def read_task(spec: str, max_tiles_per_slide: int | None = None) -> TaskSettings:
+def read_task(spec: str, purpose: str = "classification", changes: Mapping[str, Any] | None = None) -> Any:
     """Read a task by name or by the path of a YAML file.
 
     Args:
         spec: a name of `known_tasks()` or a path that ends in `.yaml`.
-        max_tiles_per_slide: takes the place of the file's own cap when given.
+        purpose: `classification`, `detection` or `segmentation`.
+        changes: keys that take the place of the file's own; None values change nothing.
+
+    Returns:
+        The settings of the task's kind, checked.
 
     Raises:
         UserError: for an unknown name, key or kind, or a value outside its range.
@@ -95,32 +99,30 @@ def read_task(spec: str, max_tiles_per_slide: int | None = None) -> TaskSettings
     content = load_yaml(path) if path.is_file() else None
     if content is None:
         raise UserError(
-            f"task '{spec}' is not known: choose {', '.join(known_tasks())}, or give the path of a YAML file."
+            f"task '{spec}' is not known for {purpose}: choose {', '.join(known_tasks(purpose))}, or give the path of a YAML file."
         )
-    kind = _kind_of(content)
+    kind = _kind_of(content, purpose)
     if kind is None:
         raise UserError(
-            f"{path}: kind '{content.get('kind')}' has no loader for classification: choose {', '.join(known_tasks())}, or see what "
+            f"{path}: kind '{content.get('kind')}' has no loader for {purpose}: choose {', '.join(known_tasks(purpose))}, or see what "
             "kinds these have."
         )
-    settings: TaskSettings = OmegaConf.to_object(
-        compose(OmegaConf.structured(kind.settings), [(str(path), content)], {})
-    )
-    if max_tiles_per_slide is not None:
-        if not hasattr(settings, "max_tiles_per_slide"):
-            raise UserError(
-                f"max_tiles_per_slide={max_tiles_per_slide} is for tasks with slides, and {spec} knows none."
-            )
-        settings.max_tiles_per_slide = max_tiles_per_slide
+    settings = OmegaConf.to_object(compose(OmegaConf.structured(kind.settings), [(str(path), content)], {}))
+    for key, value in (changes or {}).items():
+        if value is None:
+            continue
+        if not hasattr(settings, key):
+            raise UserError(f"{key}={value} is not a setting of task {spec}, whose kind is '{settings.kind}'.")
+        setattr(settings, key, value)
     settings.check(str(path))
     return settings
 
 
-def load_task(settings: TaskSettings, request: Request) -> TileTask:
-    """Load a task's tiles and deal its splits; a UserError says what is missing or does not fit."""
-    kind = _kind_of({"kind": settings.kind})
+def load_task(settings: Any, request: Request, purpose: str = "classification") -> Any:
+    """Load a task's data and deal its splits; a UserError says what is missing or does not fit."""
+    kind = _kind_of({"kind": settings.kind}, purpose)
     if kind is None:
-        raise UserError(f"kind '{settings.kind}' has no loader for classification.")
+        raise UserError(f"kind '{settings.kind}' has no loader for {purpose}.")
     if request.trials < 1:
         raise UserError(f"trials={request.trials} must be 1 or more.")
     return kind.load(settings, request)

@@ -70,6 +70,11 @@ def load_tile_task(settings: TileLabels, store: TileStore, trials: int, seed: in
     if settings.rehearsal and not store.rehearsal:
         raise UserError(f"task {name} is for the synthetic rehearsal cohort, and {store.root} is not: use task=tiles.")
     tiles, labels, classes = labelled(settings, store)
+    if not store.has_slides and not np.asarray(store.index["patient"])[tiles].astype(bool).all():
+        raise UserError(
+            f"{store.root} holds packed images whose slides and patients are unknown, so a split could have one slide on both sides: pack them "
+            "again with table=FILE.csv that names them."
+        )
     slides = np.asarray(store.index["slide"])[tiles].astype(str)
     groups, hospitals = _groups(store, tiles, slides)
     held = _folds(groups, hospitals, max(FEWEST_SLIDES, trials), seed, str(store.root))
