@@ -46,6 +46,11 @@ def _marks(record: Record) -> list[str]:
     ]
 
 
+def _schedule(record: Record) -> str | None:
+    stated = record.data["engine"]["settings"].get("schedule")
+    return stated.get("name") if isinstance(stated, dict) else stated
+
+
 def _decoders(records: Sequence[Record]) -> list[str]:
     """Warn where rows that stand side by side come from slides that were decoded to different pixels."""
     cards = [record.data["encoder"]["card"] or {} for record in records]
@@ -78,6 +83,11 @@ def notes_of(records: Sequence[Record], rows: Sequence["Row"], engine_of: Mappin
     if len(stores) > 1:
         source = "tile stores" if records[0].kind == "classification" else "copies of the images"
         notes.append(f"The records come from {len(stores)} {source} of the same split: pixels may differ.")
+    smoke = sorted({engine_of[record.path] for record in records if _schedule(record) == "smoke"})
+    if smoke:
+        notes.append(
+            f"Schedule smoke ({', '.join(smoke)}): it shows that everything runs; its scores say nothing of an encoder."
+        )
     notes += _decoders(records)
     revisions = sorted({record.data["git_revision"] for record in records})
     notes.append(f"Code: {', '.join(revision[:12] for revision in revisions)}.")

@@ -336,3 +336,20 @@ def test_help_is_light():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "replicates=1000" in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"), [("smoke", True), ({"name": "smoke", "rounds": 1}, True), ("full", False), (None, False)]
+)
+def test_a_smoke_schedule_is_called_one(tmp_path, whole_row, schedule, told):
+    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": schedule} if schedule else {})
+    assert ("Schedule smoke (knn)" in markdown(tables_of(tmp_path)[0])) == told
+
+
+def test_slides_decoded_to_different_pixels_are_warned_of(tmp_path, whole_row):
+    whole_row("a", 0.7, engines=("knn",), task__decoder="1" * 64)
+    assert "decoded by" not in markdown(tables_of(tmp_path)[0])
+    whole_row("b", 0.6, engines=("knn",), task__decoder="2" * 64, encoder__card={"data": {"decoder": "3" * 64}})
+    text = markdown(tables_of(tmp_path)[0])
+    assert "The test tiles of these rows were decoded by 2 sets of libraries" in text
+    assert "pretraining tiles" not in text

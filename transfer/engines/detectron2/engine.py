@@ -49,7 +49,7 @@ class FasterRCNN:
             raise UserError(f"engine={name} is not known for detection: choose {', '.join(ENGINES)}.")
         compat.installed()
         self.name, self._heads, self._gpus = name, ENGINES[name], gpus
-        self._schedule = read_schedule(schedule, changes)
+        self._named, self._schedule = schedule, read_schedule(schedule, changes)
         device_found = choose_device(device)
         self._device = "cuda" if gpus > 1 else str(device_found)
         if gpus > 1 and (device_found.type != "cuda" or gpus > torch.cuda.device_count()):
@@ -64,6 +64,7 @@ class FasterRCNN:
         """All that changes a number: the resolved schedule, the detector's constants, the version of Detectron2."""
         half = self._schedule.bfloat16 and self._device != "cpu"
         return {
+            "schedule": self._named,
             **asdict(self._schedule),
             "bfloat16": half,
             "proposals": asdict(PROPOSALS[self._schedule.proposals]),
