@@ -1,11 +1,11 @@
-"""`python -m pretrain [tile | train | export | audit | parity | manifest] key=value ...`: slides in, a pretrained backbone out."""
+"""`python -m pretrain [tile | train | export | audit | parity | quality | manifest | pack | inspect] key=value ...`: slides in, a pretrained backbone out."""
 
 import os
 import sys
 
 from results.errors import told
 
-HELP = """usage: python -m pretrain [tile | train | export | audit | parity | manifest] [key=value ...]
+HELP = """usage: python -m pretrain [tile | train | export | audit | parity | quality | manifest | pack | inspect] [key=value ...]
 
 Whole-slide images in, a pretrained backbone out. Without a step: the first three, and no work is done twice.
 
@@ -15,11 +15,15 @@ Whole-slide images in, a pretrained backbone out. Without a step: the first thre
   audit     run=NAME|FOLDER [work=FOLDER] [anchors=N]: what its positive pairs hold -> <run>/audit/report.html + audit.json
   manifest  write store=FOLDER out=FILE [list=sgcl-pretraining|train|validation|test] | diff FILE FILE | show FILE:
             which tiles, from where, how made; tile manifest=FILE cohort=... makes them again and verifies each (docs/manifests.md)
+  quality   [out=FOLDER] cohort=...: tissue, focus, pen and um/px of every slide -> one page and quality.json (docs/own-slides.md)
+  pack      FOLDER STORE [tile=PX] [mpp=UM_PER_PX] ...: any folder of images as a tile store, for store=STORE (docs/stores.md)
+  inspect   STORE [verify=true] [export=folders|webdataset out=FOLDER]: what a tile store holds, a contact sheet (docs/stores.md)
   parity    [processes=[1,2,4]]: do several ranks compute what one does? under torchrun: the ranks of this cluster
 
 settings (python -m pretrain --settings prints all, with their values)
   cohort=FOLDER|CSV|rehearsal   slides; rehearsal makes synthetic ones      [rehearsal]
   cohort=camelyon16 root=FOLDER [camelyon16.part=train|validation|test|all] [train]
+  store=FOLDER                  finished tiles instead of slides            [none]
   manifest=FILE                 exactly the tiles of a manifest             [none]
   method=NAME                   sgcl or a rival (docs/methods.md)           [sgcl]
   recipe=NAME|FILE.yaml         a named set of settings: smoke, demo ...    [none]
@@ -53,6 +57,14 @@ def main(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] == "manifest":  # needs no torch
         from pretrain.manifest.command import command
+
+        return command(arguments[1:])
+    if arguments and arguments[0] == "pack":
+        from pretrain.pack.command import command
+
+        return command(arguments[1:])
+    if arguments and arguments[0] == "inspect":
+        from pretrain.inspect import command
 
         return command(arguments[1:])
     from pretrain.job import run

@@ -83,10 +83,11 @@ class Config:
     seed: int = 0
     backbone: str = "resnet18"
     tile: int = 256
-    mpp: float = 0.5
+    mpp: float | None = 0.5
     mpp_override: float | None = None
     root: str | None = None
     manifest: str | None = None
+    store: str | None = None
     work: str = "work"
     run: str | None = None
     name: str | None = None
@@ -100,7 +101,7 @@ class Config:
 
 
 # These say where and how fast, or choose tiles, which the store's digest tells: they are not part of a run's identity.
-PLACES = ("root", "manifest", "camelyon16", "work", "run", "name", "device", "scheduler", "tiling.workers", "train.loaders", "train.processes", "train.log_every",
+PLACES = ("root", "manifest", "store", "camelyon16", "work", "run", "name", "device", "scheduler", "tiling.workers", "train.loaders", "train.processes", "train.log_every",
           "train.checkpoint_minutes", "train.checkpoint_steps")  # fmt: skip
 
 
@@ -204,6 +205,8 @@ def _check(config: DictConfig) -> None:
         value = OmegaConf.select(config, name)
         if value is not None and not low <= value <= high:
             raise UserError(f"{name}={value} does not fit: give a number from {low:g} to {high:g}.")
+    if config.mpp is None and not config.store:
+        raise UserError("mpp=null does not fit: give the um/px of the tiles, a number from 0.01 to 100.")
     if config.device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={config.device} is not known: choose auto, cpu or cuda.")
     for name in ("scale", "local_scale", "ratio", "blur_sigma"):

@@ -96,7 +96,9 @@ def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]
             "decoder": store.decoder,
             "seen": store.origins(),
             "tiles": summary["tiles"],
-            "slides": sum(s["status"] == "done" for s in summary["slides"].values()),
+            "slides": sum(s["status"] == "done" for s in summary["slides"].values())
+            if summary.get("known_slides", True)
+            else None,
             "rehearsal": rehearsal,
         },
         "git_revision": run.info["git_revision"],
@@ -114,7 +116,7 @@ def describe(run: Run, card: dict[str, Any], progress: dict[str, Any]) -> str:
         f"# {card['name']} on {data['cohort']}" + (" (rehearsal: synthetic slides)" if data["rehearsal"] else ""),
         "",
         f"- state: {'trained' if card['finished'] else 'stopped early'}, {card['epochs']} epochs, {card['step']} steps, {card['tiles_seen']} tiles seen",
-        f"- data: {data['tiles']} tiles of {data['slides']} slides, store {data['store_digest'][:12]}, {card['input']['tile']} px at {card['input']['mpp']} um/px",
+        f"- data: {data['tiles']} tiles of {'unknown' if data['slides'] is None else data['slides']} slides, store {data['store_digest'][:12]}, {card['input']['tile']} px at {card['input']['mpp'] or 'unknown'} um/px",
         f"- encoder: {card['backbone']}, seen at {card['input']['size']} px, {card['feature_dim']} features, digest {card['digest'][:12]}",
         f"- time: {card['device_hours']:.3f} device hours on {', '.join(gpus) or card['hardware']['cpu']}, {run.info['processes']} process(es)",
         f"- code: {card['git_revision']}, torch {card['versions'].get('torch')}, seed {card['seed']}",

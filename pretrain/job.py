@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from pretrain import distributed
 from pretrain.config import load
 from pretrain.runs import Run, find_run, list_runs, open_run
-from pretrain.stores import existing_store, make_store, with_manifest
+from pretrain.stores import existing_store, make_store, with_manifest, with_store, without_coordinates
 from pretrain.tiles import TileStore
 from results.errors import UserError
+from results.settings import split_overrides
 
 STEPS = ("tile", "train", "export")
 SOME_FAILED, STOPPED = 3, 128 + signal.SIGTERM
@@ -29,7 +30,7 @@ def run(arguments: list[str]) -> int:
     if "--settings" in arguments:
         print(OmegaConf.to_yaml(load([a for a in arguments if a != "--settings" and a not in STEPS])), end="")
         return 0
-    step = arguments[0] if arguments and arguments[0] in (*STEPS, "audit", "parity") else None
+    step = arguments[0] if arguments and arguments[0] in (*STEPS, "audit", "parity", "quality") else None
     settings = arguments[1:] if step else arguments
     if step == "parity":
         from pretrain import parity
@@ -39,23 +40,34 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             "under torchrun only the train step can run: `torchrun ... -m pretrain train ...`, after `python -m pretrain tile ...`."
         )
+    if step == "quality":
+        from pretrain.quality.command import command
+
+        return command(settings)
     if step == "audit":
         from pretrain.audit import report
 
         return report.command(settings)
-    config = with_manifest(load(settings))
+    config = with_store(with_manifest(load(settings)), split_overrides(settings))
+    if config.store and step == "tile":
+        raise UserError(f"store={config.store} is finished tiles: there is nothing to tile, use train or no step.")
     if distributed.under_torchrun():
         return train_here(config)
     if step in (None, "train"):
         distributed.pick_device(config.device)  # before hours of tiling
     if step == "train":
-        return train(config, existing_store(config), settings)
+        store = existing_store(config)
+        return train(without_coordinates(config, store), store, settings)
     if step == "export":
-        return export(named_run(config) if config.run else find_run(config, existing_store(config)), config)
+        if config.run:
+            return export(named_run(config), config)
+        store = existing_store(config)
+        return export(find_run(without_coordinates(config, store, tell=False), store), config)
     store = make_store(config)
     status = SOME_FAILED if store.failed else 0
     if step == "tile":
         return status
+    config = without_coordinates(config, store)
     status = train(config, store, settings) or status
     if status not in (0, SOME_FAILED):
         return status
@@ -129,6 +141,7 @@ def train_here(config: DictConfig) -> int:
     world = distributed.join(config.device)
     try:
         store = existing_store(config)
+        config = without_coordinates(config, store, tell=world.rank == 0 and distributed.under_torchrun())
         name = None
         if world.rank == 0:
             try:

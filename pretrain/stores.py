@@ -1,11 +1,12 @@
 """From the settings to a cohort, its tiling and its tile store."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from pretrain import cohorts
+from pretrain import cohorts, methods
 from pretrain.annotations import LesionRule
 from pretrain.cohorts import camelyon16
 from pretrain.tiles import TileStore
@@ -24,6 +25,8 @@ def make_store(config: DictConfig) -> TileStore:
     Raises:
         UserError: for every mistake of input or settings; a rebuilt store that is not the manifest's, without a slide that failed.
     """
+    if config.store:
+        return TileStore(config.store)
     cohort, rebuild, digest = _job(config, make=True)
     for note in cohort.notes:
         print(f"{cohort.name}: {note[:NOTE_LENGTH]}{'...' * (len(note) > NOTE_LENGTH)}", file=sys.stderr)
@@ -43,7 +46,9 @@ def make_store(config: DictConfig) -> TileStore:
 
 
 def existing_store(config: DictConfig) -> TileStore:
-    """The tile store that the tile step made for these settings."""
+    """The store that `store=` names, or the one that the tile step made for these settings."""
+    if config.store:
+        return TileStore(config.store)
     if config.cohort == "rehearsal" and not rehearsal_root(config, make=False).exists():
         raise UserError(
             f"the rehearsal slides are not made yet ({rehearsal_root(config, make=False)}): run `python -m pretrain tile` with the "
@@ -103,6 +108,61 @@ def tiling(config: DictConfig) -> Tiling:
     """The tiling settings as their own dataclass."""
     detail = {k: v for k, v in config.tiling.items() if k != "workers"}
     return Tiling(tile=config.tile, mpp=config.mpp, mpp_override=config.mpp_override, **detail)
+
+
+STORE_SAYS = (
+    "cohort",
+    "root",
+    "manifest",
+    "tile",
+    "mpp",
+    "mpp_override",
+    "scheduler",
+    "tiling",
+    "rehearsal",
+    "camelyon16",
+)
+"""Settings that a finished store leaves no room for."""
+
+
+def with_store(config: DictConfig, given: Iterable[str] = ()) -> DictConfig:
+    """Let the store of `store=`, when one is given, say what its tiles are.
+
+    Args:
+        config: the settings.
+        given: keys of the command line; those that would make other tiles are refused.
+
+    Raises:
+        UserError: there is no such store, or a key contradicts it.
+    """
+    if not config.store:
+        return config
+    wrong = sorted({key for key in given if key.partition(".")[0] in STORE_SAYS})
+    if wrong:
+        raise UserError(f"store={config.store} is finished tiles: leave out {', '.join(f'{key}=' for key in wrong)}.")
+    store = TileStore(config.store)
+    config.cohort, config.tile, config.mpp = store.summary["cohort"], store.tile, store.mpp
+    return config
+
+
+def without_coordinates(config: DictConfig, store: TileStore, tell: bool = True) -> DictConfig:
+    """Switch off what a method does with places on a slide, where the tiles have none; it says so on stderr.
+
+    Raises:
+        UserError: the method is nothing without them.
+    """
+    if store.has_coordinates:
+        return config
+    method = methods.find(config.method)
+    off = method.without_coordinates()
+    changed = {key: value for key, value in off.items() if config[config.method][key] != value}
+    for key, value in changed.items():
+        config[config.method][key] = value
+    method.check(OmegaConf.to_object(config[config.method]))
+    if changed and tell:
+        said = ", ".join(f"{config.method}.{key}={str(value).lower()}" for key, value in changed.items())
+        print(f"the tiles of {store.root} have no coordinates, so spatial terms are off: {said}", file=sys.stderr)
+    return config
 
 
 def with_manifest(config: DictConfig) -> DictConfig:

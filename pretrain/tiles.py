@@ -105,6 +105,8 @@ class TileStore:
 
     def origins(self) -> dict[str, list[str]]:
         """Return the names of the `slides`, `patients` and `hospitals` that have tiles, sorted; what is unknown is left out."""
+        if not self.has_slides:
+            return {"slides": [], "patients": [], "hospitals": []}
         first = np.unique(self.slide_codes, return_index=True)[1]
         known = {f"{key}s": sorted(set(self.index[key][first].astype(str)) - {""}) for key in ("patient", "hospital")}
         return {"slides": list(self.slide_names), **known}

@@ -4,19 +4,14 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from pretrain.audit.charts import bars, outlines
+from pretrain.charts import bars, outlines
+from pretrain.pages import document, table
 
 SETS = {"spatial": "spatial positives", "semantic": "semantic positives", "mined": "mined negatives"}
 SYMBOLS = {"spatial": "|P|", "semantic": "|S|", "positives": "|U|, P or S", "mined": "|H|"}
 PAIRS = SETS | {"random": "random pairs", "own": "new view, own row"}
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 1.5em auto; padding: 0 1em; color: #1a1a1a; background: #fff; }
-h1 { font-size: 1.5em; } h2 { margin-top: 1.8em; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: .6em 0; } td, th { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: right; }
-td:first-child, th:first-child { text-align: left; } caption { text-align: left; color: #555; padding-bottom: .3em; }
-.wide { overflow-x: auto; } .rehearsal { background: #fff3cd; border-left: 5px solid #e69f00; padding: .6em 1em; }
-.charts { display: flex; flex-wrap: wrap; gap: 1em; } .charts svg { width: 460px; max-width: 100%; font: 11px sans-serif; }
 .anchor { display: flex; gap: 1em; border-top: 1px solid #ccc; padding: .8em 0; }
 .line { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: .5em; } .line > b { flex: 0 0 100%; font-weight: 600; font-size: 13px; }
 figure { margin: 0; width: 92px; } figure img { width: 84px; height: 84px; border: 4px solid #bbb; display: block; }
@@ -41,10 +36,7 @@ def render(report: Mapping[str, Any], images: Mapping[int, str]) -> str:
     parts += features(report)
     if report["gallery"]:
         parts += galleries(report, images)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return document(title, parts, STYLE)
 
 
 def share(found: Mapping[str, float] | None) -> str:
@@ -60,10 +52,11 @@ def facts(report: Mapping[str, Any]) -> list[str]:
             '<p class="rehearsal"><b>Rehearsal: synthetic slides.</b> These numbers say that the method finds what was '
             "drawn into them; they say nothing about tissue.</p>"
         )
+    scale = "unknown um/px" if report["mpp"] is None else f"{report['mpp']:g} um/px"
     lines.append(
         f"<p>{escape(report['label'])}, seed {report['seed']}, {escape(report['state'])}: epoch {report['epoch']}, step "
         f"{report['step']}. Cohort {escape(report['cohort'])}: {report['tiles']} tiles of {report['slides']} slides, "
-        f"{report['tile_px']} px at {report['mpp']:g} um/px, store {escape(report['store_digest'][:12])}. Numbers are over "
+        f"{report['tile_px']} px at {scale}, store {escape(report['store_digest'][:12])}. Numbers are over "
         f"{report['anchors']} anchors drawn by the seed; all of them are in <code>audit.json</code> beside this page.</p>"
     )
     settings = ", ".join(f"{escape(str(name))} {escape(str(value))}" for name, value in report["resolved"].items())
@@ -226,10 +219,3 @@ def figure(tile: Mapping[str, Any], anchor: Mapping[str, Any] | None, images: Ma
         f'<figcaption><span>{escape(slide)}</span><span class="label">{escape(mark + (tile["label"] or "no label"))}</span>'
         f"<span>{escape(last)}</span></figcaption></figure>"
     )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """An HTML table; every text is escaped."""
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

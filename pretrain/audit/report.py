@@ -1,8 +1,6 @@
 """`python -m pretrain audit`: a run's newest checkpoint and its tile store in, `audit/report.html` and `audit.json` out."""
 
-import base64
 import dataclasses
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +11,8 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from PIL import Image
 
-from pretrain import checkpoint, methods
+from pretrain import checkpoint, methods, pages
 from pretrain.audit import page, sets
 from pretrain.audit.numbers import DIGITS, Cohort, agreement, cross_slide, histogram, per_class, quantiles
 from pretrain.config import TrainSettings
@@ -360,10 +357,7 @@ def tile_facts(cohort: Cohort, tile: int) -> dict[str, Any]:
 
 def picture(pixels: np.ndarray) -> str:
     """A (T, T, 3) uint8 tile as a small JPEG in a data URI."""
-    image, buffer = Image.fromarray(pixels), io.BytesIO()
-    image.thumbnail((PICTURE, PICTURE))
-    image.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return pages.picture(pixels, PICTURE)
 
 
 def mean(values: np.ndarray) -> float | None:

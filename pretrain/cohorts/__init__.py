@@ -13,7 +13,8 @@ class Slide:
 
     `mpp` is um/px at level 0 when the cohort states it; `mask` is an 8-bit PNG of codes over the whole slide. `annotation` is an
     ASAP file of lesions, and `tissue_label` the label of all tissue outside them, empty where that is not known. `part` is
-    the list the slide belongs to (train, validation, test), `remark` what a reader of its tiles should know.
+    the list the slide belongs to (train, validation, test), `remark` what a reader of its tiles should know. `slide_label` is what is
+    known of the slide as a whole (a diagnosis); it labels no tile.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Slide:
     tissue_label: str = ""
     part: str = ""
     remark: str = ""
+    slide_label: str = ""
 
 
 @dataclass(frozen=True)

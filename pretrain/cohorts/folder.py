@@ -1,15 +1,16 @@
 """A cohort on disk: a folder of slides, or a CSV with `labels.csv` and `cohort.yaml` beside it."""
 
-import csv
-import difflib
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pretrain.cohorts import Cohort, Slide
+from pretrain.cohorts.tables import BadRow, read_rows, refuse_bad
+from pretrain.tiling.wanted import file_ends
 from results.errors import UserError
 from results.settings import load_yaml
 
@@ -17,10 +18,13 @@ SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", "
 """File suffixes of the formats that OpenSlide 4 reads."""
 
 REQUIRED = ("slide", "path")
-OPTIONAL = ("patient", "hospital", "mpp", "mask")
+OPTIONAL = ("patient", "hospital", "label", "mpp", "mask")
 KINDS = ("tissue", "background", "ignore")
 NAME_BYTES = 200
 """Longest slide name in bytes: shard names and their temporary names must fit the 255 bytes of a file name."""
+
+MPP = (0.01, 50.0)
+"""um/px that a microscope scanner can have."""
 
 SERIES_TAG = b"\x20\x00\x0e\x00UI"
 """DICOM SeriesInstanceUID (0020,000E) in explicit VR little endian, as whole-slide files are written."""
@@ -42,22 +46,27 @@ def from_folder(root: Path) -> Cohort:
     for name, path in zip(names, paths, strict=True):
         _check_name(name, str(path))
     slides = tuple(sorted((Slide(name, path) for name, path in zip(names, paths, strict=True)), key=lambda s: s.name))
-    return Cohort(root=root, slides=slides, **_facts(root, root.name))
+    return Cohort(root=root, slides=slides, notes=_copies(slides), **facts_of(root, root.name))
 
 
 def from_table(table: Path) -> Cohort:
-    """Read a CSV with the columns `slide, path` and, optional, `patient, hospital, mpp, mask`; paths are relative to it."""
+    """Read a CSV with the columns `slide, path` and those of `OPTIONAL`; paths are relative to it.
+
+    Raises:
+        UserError: naming every bad row; a slide or a file that is listed twice.
+    """
     table = table.resolve()
     root = table.parent
-    slides = [_slide(table, line, row) for line, row in _rows(table, REQUIRED, OPTIONAL)]
+    slides, bad = [], []
+    for line, row in read_rows(table, REQUIRED, OPTIONAL):
+        try:
+            slides.append(_slide(table, row))
+        except BadRow as error:
+            bad.append((line, str(error)))
+    refuse_bad(table, bad)
     if not slides:
         raise UserError(f"{table} lists no slide: write one line a slide under the header slide,path.")
-    for kind, values in (("slide", [s.name for s in slides]), ("path", [str(s.path) for s in slides])):
-        twice = [value for value, count in Counter(values).items() if count > 1]
-        if twice:
-            raise UserError(
-                f"{table} lists the {kind} {twice[0]} more than once ({len(twice)} such): keep one line each."
-            )
+    _refuse_twice(table, slides)
     codes: dict[int, str] = {}
     kinds: dict[int, str] = {}
     labels = root / "labels.csv"
@@ -72,85 +81,123 @@ def from_table(table: Path) -> Cohort:
         codes=codes,
         background=frozenset(code for code, kind in kinds.items() if kind == "background"),
         ignore=frozenset(code for code, kind in kinds.items() if kind == "ignore"),
-        **_facts(root, root.name if table.stem == "cohort" else table.stem),
+        notes=_copies(slides),
+        **facts_of(root, root.name if table.stem == "cohort" else table.stem),
     )
 
 
-def _facts(root: Path, name: str) -> dict[str, str | bool]:
-    """What `cohort.yaml` says of the cohort: its name, and whether its slides are synthetic."""
+def facts_of(root: Path, name: str) -> dict[str, Any]:
+    """What `cohort.yaml` says of the cohort: its name, licence and citation, and whether its slides are synthetic."""
     path = root / "cohort.yaml"
-    facts = {"name": name or "cohort", "rehearsal": False}
+    facts: dict[str, Any] = {"name": name or "cohort", "rehearsal": False, "licence": "", "cite": ""}
     if path.is_file():
         said = load_yaml(path)
         facts |= {key: said[key] for key in facts if said.get(key) is not None}
-    if isinstance(facts["name"], (dict, list)):
-        raise UserError(f"{path}: name must be text, not {facts['name']!r}.")
-    facts["name"] = str(facts["name"])
+    for key in ("name", "licence", "cite"):
+        if isinstance(facts[key], (dict, list)):
+            raise UserError(f"{path}: {key} must be text, not {facts[key]!r}.")
+        facts[key] = str(facts[key]).strip()
     if not isinstance(facts["rehearsal"], bool):
         raise UserError(f"{path}: rehearsal must be true or false, not {facts['rehearsal']!r}.")
     _check_name(facts["name"], str(path))
     return facts
 
 
-def _rows(table: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, stripped cells) of a CSV; unknown columns pass unless they look like a misspelt known one."""
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="")
-            header = [(name or "").strip() for name in reader.fieldnames or []]
-            missing = [name for name in required if name not in header]
-            if missing:
-                raise UserError(
-                    f"{table} needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}; its header is {','.join(header) or 'empty'}."
-                )
-            absent = [name for name in optional if name not in header]
-            for name in header:
-                near = difflib.get_close_matches(name.lower(), absent, n=1, cutoff=0.8)
-                if name not in required + optional and near:
-                    raise UserError(f"{table} has the column '{name}': did you mean '{near[0]}'?")
-            reader.fieldnames = header
-            for row in reader:
-                if row.get(""):
-                    raise UserError(f"{table} line {reader.line_num} has more cells than the header has columns.")
-                cells = {name: (value or "").strip() for name, value in row.items() if name}
-                if any(cells.values()):
-                    yield reader.line_num, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} cannot be read as a UTF-8 CSV ({error}).") from error
-
-
-def _slide(table: Path, line: int, row: dict[str, str]) -> Slide:
-    where = f"{table} line {line}"
+def _slide(table: Path, row: dict[str, str]) -> Slide:
     for column in REQUIRED:
         if not row[column]:
-            raise UserError(f"{where} has an empty {column}.")
-    _check_name(row["slide"], where)
-    mpp = None
-    if row.get("mpp"):
-        try:
-            mpp = float(row["mpp"])
-        except ValueError:
-            mpp = math.nan
-        if not (math.isfinite(mpp) and mpp > 0):
-            raise UserError(f"{where}: mpp '{row['mpp']}' is not a number of um/px above 0.")
-    mask = table.parent / row["mask"] if row.get("mask") else None
+            raise BadRow(f" has an empty {column}")
+    if wrong := no_name(row["slide"]):
+        raise BadRow(f": {wrong}")
     return Slide(
-        row["slide"], table.parent / row["path"], row.get("patient", ""), row.get("hospital", ""), mpp=mpp, mask=mask
+        row["slide"],
+        table.parent / row["path"],
+        row.get("patient", ""),
+        row.get("hospital", ""),
+        mpp=_mpp(row.get("mpp", "")),
+        mask=table.parent / row["mask"] if row.get("mask") else None,
+        slide_label=row.get("label", ""),
     )
 
 
-def _check_name(name: str, where: str) -> None:
-    if re.search(r"[/\\\x00-\x1f]", name) or name.startswith(".") or len(name.encode()) > NAME_BYTES:
+def _mpp(text: str) -> float | None:
+    """Read um/px, with a decimal point or, as some spreadsheets write it, a decimal comma."""
+    if not text:
+        return None
+    try:
+        value = float(text.replace(",", ".") if text.count(",") == 1 else text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise BadRow(f": mpp '{text[:40]}' is not a number of um/px above 0")
+    if not MPP[0] <= value <= MPP[1]:
+        hint = ", is it nm" if MPP[0] <= value / 1000 <= MPP[1] else ""
+        raise BadRow(f": mpp '{text[:40]}' is no scanner's um/px, expected {MPP[0]:g} to {MPP[1]:g}{hint}")
+    return value
+
+
+def _refuse_twice(table: Path, slides: list[Slide]) -> None:
+    """Refuse a slide that is listed twice, and a file that is, whatever links lead to it."""
+    names = [name for name, count in Counter(slide.name for slide in slides).items() if count > 1]
+    if names:
+        raise UserError(f"{table} lists the slide {names[0]} more than once ({len(names)} such): keep one line each.")
+    files: dict[Any, list[Slide]] = defaultdict(list)
+    for slide in slides:
+        files[_identity(slide.path)].append(slide)
+    twice = [group for group in files.values() if len(group) > 1]
+    if twice:
+        first, second = twice[0][:2]
         raise UserError(
-            f"{where}: the name '{name[:80]}' cannot name a file: no slash, no leading dot, at most {NAME_BYTES} bytes."
+            f"{table} lists the path {first.path} more than once, as {first.name} and as {second.name} ({len(twice)} such): keep one "
+            "line each, since a slide that counts twice may stand on both sides of a split."
         )
+
+
+def _identity(path: Path) -> Any:
+    """What two paths to one file share: device and inode, or the path where there is no file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return os.path.normpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _copies(slides: Iterable[Slide]) -> tuple[str, ...]:
+    """Name slides whose files have the same size, first and last MiB: most likely copies of one slide under several names."""
+    sizes: dict[int, list[Slide]] = defaultdict(list)
+    for slide in slides:
+        try:
+            sizes[slide.path.stat().st_size].append(slide)
+        except (OSError, ValueError):
+            continue  # a file that is not there fails with its reason when it is tiled
+    found: dict[str, list[str]] = defaultdict(list)
+    for size, group in sizes.items():
+        for slide in group if size and len(group) > 1 else ():
+            try:
+                found[file_ends(slide.path)["ends_digest"]].append(slide.name)
+            except OSError:
+                continue  # as above
+    same = sorted(" = ".join(sorted(names)) for names in found.values() if len(names) > 1)
+    return (f"{len(same)} file(s) there under several names, as copies: {', '.join(same)}",) if same else ()
+
+
+def _check_name(name: str, where: str) -> None:
+    if wrong := no_name(name):
+        raise UserError(f"{where}: {wrong}.")
+
+
+def no_name(name: str) -> str:
+    """Say why a name cannot name a file; empty when it can."""
+    if re.search(r"[/\\\x00-\x1f]", name) or name.startswith(".") or len(name.encode()) > NAME_BYTES:
+        return f"the name '{name[:80]}' cannot name a file: no slash, no leading dot, at most {NAME_BYTES} bytes"
+    return ""
 
 
 def _labels(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     """Return {tissue code: label} and {code: kind}."""
     codes: dict[int, str] = {}
     kinds: dict[int, str] = {}
-    for line, row in _rows(path, ("code", "label", "kind"), ()):
+    for line, row in read_rows(path, ("code", "label", "kind")):
         where = f"{path} line {line}"
         if not row["code"].isdecimal() or len(row["code"]) > 9 or int(row["code"]) > 255:
             raise UserError(f"{where}: code '{row['code']}' is not a whole number from 0 to 255.")

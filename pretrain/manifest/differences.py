@@ -12,7 +12,7 @@ from pretrain.tiling.receipts import changed_versions, decoder_warnings
 KINDS = (SLIDE, DECODER, RULE, TILES, LABELS, PIXELS, FACTS) = (
     "changed slide", "changed decoder", "changed rule", "other tiles", "other labels", "other pixels", "other facts",
 )  # fmt: skip
-STATED = ("patient", "hospital", "part", "remark")
+STATED = ("patient", "hospital", "part", "remark", "slide_label")
 MISSING = ("only in the first", "only in the second")
 RULE_KEYS = ("tiling", "tissue", "label_rule", "labels", "list")
 

@@ -13,6 +13,7 @@ from pretrain.tiles import INDEX_SCHEMA, TileStore
 from pretrain.tiling.index import rows_digest
 from pretrain.tiling.settings import Tiling
 from pretrain.tiling.wanted import DIGEST_BYTES, Rebuild, WantedTiles
+from results.errors import UserError
 from results.files import value_digest
 from results.provenance import git_revision, now, versions
 
@@ -31,6 +32,10 @@ def from_store(store: TileStore, listed: str | None = None, licence: str = "", c
         UserError: the list does not fit the store.
     """
     summary = store.summary
+    if not store.has_coordinates:
+        raise UserError(
+            f"{store.root} holds packed images, and a manifest tells which tiles of which slides: cite its digest instead."
+        )
     slides = {name: dict(entry) for name, entry in summary["slides"].items() if entry["status"] != "failed"}
     said: dict[str, Any] | None = None
     if listed:
@@ -102,7 +107,7 @@ def _carried(entry: dict[str, Any]) -> dict[str, Any]:
     """What the rebuilt store's entry of a slide takes over: all of an empty slide, of others what no pixel tells."""
     if not entry["tiles"]:
         return {key: value for key, value in entry.items() if key not in ("patient", "hospital")}
-    return {key: entry[key] for key in ("part", "remark", "labels_digest", "annotation") if key in entry}
+    return {key: entry[key] for key in ("part", "remark", "slide_label", "labels_digest", "annotation") if key in entry}
 
 
 def _wanted(manifest: Manifest, name: str, start: int, stop: int) -> WantedTiles:

@@ -81,6 +81,11 @@ class Method(nn.Module):
     def check(cls, options: Any) -> None:
         """Refuse impossible options with a UserError, before anything is written."""
 
+    @classmethod
+    def without_coordinates(cls) -> dict[str, Any]:
+        """Options that switch off what rests on places on a slide, for tiles that have none; a UserError where nothing is left."""
+        return {}
+
     @property
     def label(self) -> str:
         """The row name in tables."""

@@ -1,6 +1,7 @@
 """NPID + Mcrop: instance discrimination of the tile and of its four quadrants, without neighbours (sgcl-method.md 2.8b, section 3)."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -39,6 +40,10 @@ class NPIDMcrop(SGCL):
             raise UserError(
                 f"npid_mcrop.global_weight={weights[0]:g} and local_weight={weights[1]:g} do not fit: give 0 or more, not both 0."
             )
+
+    @classmethod
+    def without_coordinates(cls) -> dict[str, Any]:
+        return {}
 
     @property
     def label(self) -> str:

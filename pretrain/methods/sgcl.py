@@ -149,6 +149,10 @@ class SGCL(NPID):
                 "sgcl.shard=true needs sgcl.form=sampled: the exact form compares with all rows on every rank."
             )
 
+    @classmethod
+    def without_coordinates(cls) -> dict[str, Any]:
+        return {"spatial": False}
+
     @property
     def label(self) -> str:
         return f"sgcl ({self.options.variant})"

@@ -1,6 +1,7 @@
 """SSLP (MICCAI 2021): instance, spatial and semantic terms against mined negatives, side by side (sgcl-method.md 2.9)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,12 @@ class SSLP(Method):
     def check(cls, options: SSLPOptions) -> None:
         if not options.radius > 1:
             raise UserError(f"sslp.radius={options.radius:g} reaches no neighbour: give more than 1 (grid units).")
+
+    @classmethod
+    def without_coordinates(cls) -> dict[str, Any]:
+        raise UserError(
+            "method=sslp needs places on a slide, and these tiles have none: take sgcl, whose spatial term is then switched off, or npid."
+        )
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -153,7 +153,7 @@ def _slides(cohort: Cohort, reports: Mapping[str, dict[str, Any]]) -> dict[str, 
         entry = {key: value for key, value in report.items() if key in KEPT}
         if "receipt" in report:
             entry["receipt"] = receipt_id(report["receipt"])
-        said = {key: getattr(known[name], key) for key in ("part", "remark") if name in known}
+        said = {key: getattr(known[name], key) for key in ("part", "remark", "slide_label") if name in known}
         entries[name] = entry | {key: value for key, value in said.items() if value}
     return entries
 

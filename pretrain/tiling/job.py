@@ -102,7 +102,7 @@ def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, A
             reason = f"{width:.0f} x {height:.0f} um, smaller than one tile of {tiling.tile * tiling.mpp:g} um"
             return {**facts, "status": "empty", "reason": reason}
 
-        picture, low_power, mask_mpp = _pictures(reader, tiling.mask_mpp)
+        picture, low_power, mask_mpp = pictures(reader, tiling.mask_mpp)
         mask = tissue_mask(low_power, mask_mpp)
         cells = grid.cells()
         tissue = area_shares(mask, reader.size, grid.origin(cells), grid.step)
@@ -155,7 +155,13 @@ def _rebuild(slide: Slide, tiling: Tiling, root: Path, wanted: WantedTiles) -> d
 def _finish(root: Path, slide: Slide, rows: pa.Table) -> dict[str, Any]:
     with replacing(rows_path(root, slide.name)) as temporary:
         pq.write_table(rows, temporary)
-    return {"status": "done", "tiles": len(rows), "shard_bytes": shard_path(root, slide.name).stat().st_size}
+    shard = shard_path(root, slide.name)
+    return {
+        "status": "done",
+        "tiles": len(rows),
+        "shard_bytes": shard.stat().st_size,
+        "shard_digest": file_digest(shard),
+    }
 
 
 def _facts(slide: Slide, reader: SlideReader, plan: TilePlan) -> dict[str, Any]:
@@ -190,7 +196,7 @@ def _labels(
     return [""] * len(cells), np.zeros(len(cells), dtype=np.float32), {}
 
 
-def _pictures(reader: SlideReader, mask_mpp: float) -> tuple[np.ndarray, np.ndarray, float]:
+def pictures(reader: SlideReader, mask_mpp: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Return a picture for the overview, one at about `mask_mpp` um/px but never finer than the slide, and its um/px.
 
     The slide is read once, for the finer of the two.

@@ -27,8 +27,17 @@ def write_overview(
         origins: (N, 2) level-0 px of the kept tiles' top left corners.
         step: side of a tile in level-0 px.
     """
+    picture = draw_overview(thumbnail, mask, size, origins, step, LONG_SIDE)
+    with replacing(path) as temporary:
+        picture.save(temporary)
+
+
+def draw_overview(
+    thumbnail: np.ndarray, mask: np.ndarray, size: tuple[int, int], origins: np.ndarray, step: float, side: int
+) -> Image.Image:
+    """Draw what `write_overview` writes, `side` px at most on its long side."""
     picture = Image.fromarray(thumbnail)
-    picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BOX)
+    picture.thumbnail((side, side), Image.Resampling.BOX)
     tissue = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
     edge = tissue & ~ndimage.binary_erosion(tissue, iterations=2)
     pixels = np.array(picture)
@@ -38,8 +47,7 @@ def write_overview(
     draw = ImageDraw.Draw(picture, "RGBA")
     for low, high in zip(origins * scale, (origins + step) * scale, strict=True):
         draw.rectangle([*low, *np.maximum(high - 1, low)], outline=CELL)
-    with replacing(path) as temporary:
-        picture.save(temporary)
+    return picture
 
 
 def overview_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from pretrain.tiling.unreadable import why_unreadable
 from results.errors import UserError
 
 SAME = 0.01
@@ -72,7 +73,7 @@ class SlideReader:
         try:
             self._slide = openslide.OpenSlide(self.path)
         except openslide.OpenSlideError as error:
-            raise UserError(f"OpenSlide cannot open {self.path.name} ({one_line(error)}).") from error
+            raise UserError(f"{why_unreadable(self.path, one_line(error))}.") from error
         try:
             self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
             self.size: tuple[int, int] = self._slide.dimensions

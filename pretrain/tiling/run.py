@@ -60,7 +60,7 @@ def tile_cohort(
     reports = {s.name: finished_report(s, codes, tiling, root, wanted.get(s.name)) for s in cohort.slides}
     pending = [slide for slide in cohort.slides if reports[slide.name] is None]
     if pending or not write_index(root, cohort, tiling, reports, True, rebuild):
-        with _sole_writer(root):
+        with sole_writer(root):
             if pending:
                 _prepare(root, pending)
                 run = _here if workers == 0 and not scheduler else _on_dask(scheduler, workers)
@@ -163,7 +163,7 @@ def _file_size(slide: Slide) -> int:
 
 
 @contextlib.contextmanager
-def _sole_writer(root: Path) -> Iterator[None]:
+def sole_writer(root: Path) -> Iterator[None]:
     """Hold the store's lock; a file system without locks is trusted to have one writer."""
     try:
         root.mkdir(parents=True, exist_ok=True)

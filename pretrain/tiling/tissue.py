@@ -99,6 +99,27 @@ def tissue_mask(image: np.ndarray, mpp: float, rule: TissueRule = RULE) -> np.nd
     return _without_small(mask, min(rule.object_area / pixel, rule.object_share * mask.size))
 
 
+def ink_areas(image: np.ndarray, mpp: float, rule: TissueRule = RULE) -> dict[str, float]:
+    """Return mm2 of what the rule takes for ink: `blue or green`, `yellow`, `red`, and `black` marks that touch no edge.
+
+    Specks below `ink_area` do not count. A black mark may be pen, a fold or pigment.
+
+    Args:
+        image: (h, w, 3) uint8 low-power picture; mpp: its um/px, about 8.
+        rule: the parameters.
+    """
+    density = optical_density(image, glass_colour(image, rule))
+    chroma = density.max(axis=2) - density.min(axis=2)
+    inked = ~_grey(image, density, chroma, rule) & (density.max(axis=2) > rule.ink_od)
+    cool, warm, red_ink = _ink_colours(density, rule)
+    parts = {"blue or green": inked & cool, "yellow": inked & warm & ~cool, "red": inked & red_ink & ~cool & ~warm}
+    parts["black"] = _inside(image.max(axis=2) < rule.black)
+    pixel = mpp * mpp
+    return {
+        name: float(_without_small(part, rule.ink_area / pixel).sum() * pixel / 1e6) for name, part in parts.items()
+    }
+
+
 def glass_colour(image: np.ndarray, rule: TissueRule = RULE) -> np.ndarray:
     """Return the (3,) float colour of empty glass: the median where it is bright, neutral and even, else a default."""
     smooth = ndimage.uniform_filter(image.astype(np.float32), (3, 3, 1))
@@ -132,13 +153,19 @@ def otsu(values: np.ndarray) -> float:
 
 
 def _not_stain(image: np.ndarray, density: np.ndarray, chroma: np.ndarray, rule: TissueRule) -> np.ndarray:
+    cool, warm, red_ink = _ink_colours(density, rule)
+    return _grey(image, density, chroma, rule) | cool | warm | red_ink
+
+
+def _grey(image: np.ndarray, density: np.ndarray, chroma: np.ndarray, rule: TissueRule) -> np.ndarray:
+    return (image.max(axis=2) < rule.black) | (chroma < rule.neutral * density.max(axis=2))
+
+
+def _ink_colours(density: np.ndarray, rule: TissueRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     red, green, blue = np.moveaxis(density, 2, 0)
-    black = image.max(axis=2) < rule.black
-    neutral = chroma < rule.neutral * density.max(axis=2)
     cool = red > rule.cool * green + rule.ratio_slack
     warm = blue > rule.warm * green + rule.ratio_slack
-    red_ink = (green > rule.red_od) & (blue > rule.red_blue * green) & (red < rule.red_red * green)
-    return black | neutral | cool | warm | red_ink
+    return cool, warm, (green > rule.red_od) & (blue > rule.red_blue * green) & (red < rule.red_red * green)
 
 
 def _close(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -156,6 +183,15 @@ def _close(mask: np.ndarray, radius: float) -> np.ndarray:
 def _open(mask: np.ndarray, radius: float) -> np.ndarray:
     """Drop what a disc does not fit into, as if the outside of the picture went on like its edge."""
     return ~_close(~mask, radius)
+
+
+def _inside(mask: np.ndarray) -> np.ndarray:
+    """Drop connected parts that touch the edge of the picture."""
+    parts, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    keep = np.ones(count + 1, dtype=bool)
+    keep[np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])] = False
+    keep[0] = False
+    return keep[parts]
 
 
 def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:

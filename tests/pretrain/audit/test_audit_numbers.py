@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from audit_pages import Tags
 
-from pretrain import methods
-from pretrain.audit import charts, epoch_numbers, page, report, sets
+from pretrain import charts, methods
+from pretrain.audit import epoch_numbers, page, report, sets
 from pretrain.audit.numbers import agreement, cross_slide, histogram, quantiles
 from pretrain.config import load, method_options, view_settings
 from pretrain.methods import METHODS

@@ -180,7 +180,7 @@ def test_dead_scheduler_and_busy_store(
         tile_cohort(cohort, SETTINGS, tmp_path, scheduler="nonsense://x")
     assert "Traceback" not in capfd.readouterr().err
     root = next((tmp_path / "tiles").iterdir())
-    with run._sole_writer(root), pytest.raises(UserError, match="another run is writing"):
+    with run.sole_writer(root), pytest.raises(UserError, match="another run is writing"):
         tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
