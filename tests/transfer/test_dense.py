@@ -1,0 +1,130 @@
+"""The runner of detection and segmentation cells, with an engine of three lines in place of the heavy ones."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+from transfer_toys import write_export
+
+from results.errors import UserError
+from results.record import read_records
+from transfer.dense import DenseSettings, load_dense, run_cells, task_root
+
+
+@dataclass(frozen=True)
+class Toy:
+    name: str = "toy"
+    version: int = 1
+    kind: str = "segmentation"
+    classes: tuple[str, ...] = ("a", "b")
+    rehearsal: bool = True
+    split_digest: str = "1" * 64
+    data_digest: str = "2" * 64
+    trials: int = 2
+
+
+class Engine:
+    name, kind = "toy_engine", "segmentation"
+
+    def __init__(self, dies_in=(), refuses=()):
+        self.dies_in, self.refuses, self.ran = dies_in, refuses, []
+
+    def settings(self):
+        return {"schedule": "smoke"}
+
+    def check(self, backbone):
+        if backbone.architecture in self.refuses:
+            raise UserError(f"{backbone.architecture} cannot be used here")
+
+    def run(self, task, backbone, seed, trial, folder):
+        self.ran.append(trial)
+        (folder / "left.txt").write_text("scratch")
+        if trial in self.dies_in:
+            raise RuntimeError("out of memory")
+        weight = float(next(iter(backbone.state.values())).abs().sum())
+        right = int(weight * 1e3) % 90
+        return pa.table(
+            {"unit": ["r1"], "cluster": ["s1"], "pixels_a": [[right, 100 - right]], "pixels_b": [[5, 95]]},
+        )
+
+
+@pytest.fixture
+def settings(tmp_path):
+    write_export(tmp_path / "work" / "runs" / "one")
+    return DenseSettings(
+        encoder=["latest"], work=str(tmp_path / "work"), records=str(tmp_path / "records"), device="cpu"
+    )
+
+
+def test_every_encoder_and_trial_is_one_cell_and_nothing_runs_twice(settings, capsys):
+    engine = Engine()
+    assert run_cells(Toy(), engine, settings) == 0
+    records = read_records(settings.records)
+    assert {(r.data["encoder"]["kind"], r.data["trial"]) for r in records} == {
+        (kind, trial) for kind in ("run", "floor") for trial in (0, 1)
+    }
+    assert all(r.data["task"]["kind"] == "segmentation" and r.data["trials"] == 2 for r in records)
+    untrained = [r.data["metrics"][0]["value"] for r in records if r.data["encoder"]["kind"] == "floor"]
+    assert untrained[0] != untrained[1]  # drawn anew for every trial
+    assert run_cells(Toy(), engine, settings) == 0
+    assert len(engine.ran) == 4
+    assert "0 cells scored, 4 already there" in capsys.readouterr().out
+
+
+def test_a_crash_leaves_a_record_and_the_rest_goes_on(settings, capsys):
+    engine = Engine(dies_in=(0,))
+    settings.floors = False
+    assert run_cells(Toy(), engine, settings) == 3
+    found = {r.data["trial"]: r for r in read_records(settings.records)}
+    assert found[0].data["status"] == "crashed"
+    assert "RuntimeError: out of memory" in found[0].data["error"]
+    assert found[1].ok
+    assert "out of memory" in capsys.readouterr().out
+    mended = Engine()
+    assert run_cells(Toy(), mended, settings) == 0
+    assert mended.ran == [0]
+    assert all(r.ok for r in read_records(settings.records))
+
+
+def test_an_encoder_that_the_engine_cannot_take_is_refused_before_anything_runs(settings):
+    engine = Engine(refuses=("resnet18",))
+    with pytest.raises(UserError, match="resnet18 cannot be used here"):
+        run_cells(Toy(), engine, settings)
+    assert engine.ran == []
+
+
+def test_a_colour_floor_cannot_be_trained_further(settings):
+    settings.encoder = ["mean_rgb"]
+    with pytest.raises(UserError, match="mean RGB"):
+        run_cells(Toy(), Engine(), settings)
+
+
+def test_the_data_is_what_was_asked_for_or_the_newest_synthetic_cohort(tmp_path):
+    settings = load_dense(DenseSettings, [f"task.root={tmp_path}", f"work={tmp_path / 'work'}"])
+    assert task_root(settings, "nucls") == tmp_path
+    with pytest.raises(UserError, match="is not a folder: give the folder of the nucls data set"):
+        task_root(load_dense(DenseSettings, ["task.root=nowhere"]), "nucls")
+    settings.root = None
+    with pytest.raises(UserError, match="there is no nucls data"):
+        task_root(settings, "nucls")
+    made = tmp_path / "work" / "cohorts" / "rehearsal-x" / "nucls"
+    made.mkdir(parents=True)
+    assert task_root(settings, "nucls") == made
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("schedule=FULL", "schedule=FULL is not known"),
+        ("trials=0", "trials=0 is too small"),
+        ("gpus=0", "gpus=0"),
+        ("encodr=x", "encoder"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(word, said):
+    with pytest.raises(UserError, match=said):
+        load_dense(DenseSettings, [word])
+
+
+def test_options_come_from_the_command_line():
+    assert load_dense(DenseSettings, ["options={iterations: 3}"]).options == {"iterations": 3}
