@@ -52,7 +52,7 @@ class Record:
         _require_units(self.path, self.data["units"])
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{path} cannot be read as parquet ({reason}): delete it and run the cell again."
@@ -146,7 +146,7 @@ def record_key(record: Mapping[str, Any]) -> str:
 
 
 def write_record(folder: Path | str, record: Mapping[str, Any], units: pa.Table | None) -> Path:
-    """Write one cell's record, its units first; an earlier record of the same cell is replaced.
+    """Write one cell's record, its units first; an earlier record of the same cell is replaced, but never a scored one by a crash.
 
     Args:
         folder: usually `results/records`; made when missing.
@@ -154,7 +154,7 @@ def write_record(folder: Path | str, record: Mapping[str, Any], units: pa.Table 
         units: one row a scored tile, region or image (see `results.units.canonical_units`); None for a crashed cell.
 
     Returns:
-        The JSON's path, `<task>-<engine>-<encoder>-t<trial>-<8 hex of the cell key>.json`.
+        The JSON's path, `<task>-<engine>-<encoder>-t<trial>-<8 hex of the cell key>.json`; that of the scored record where one is kept.
 
     Raises:
         UserError: when the record or its units break the contract; nothing is written then.
@@ -164,7 +164,11 @@ def write_record(folder: Path | str, record: Mapping[str, Any], units: pa.Table 
     validate(data, "the record to write")
     stem = _stem(data)
     path, units_path = folder / f"{stem}.json", folder / f"{stem}.parquet"
-    if units is not None:
+    if units is None:
+        kept = _kept(folder, record_key(data))
+        if kept is not None:
+            return kept
+    else:
         units = canonical_units(units, stem, data["task"]["kind"])
         data["units"] = units_path.name
     text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
@@ -182,6 +186,15 @@ def write_record(folder: Path | str, record: Mapping[str, Any], units: pa.Table 
     return path
 
 
+def _kept(folder: Path, key: str) -> Path | None:
+    """Return the scored record of a cell, which a crash does not replace."""
+    try:
+        found = find_record(folder, key)
+    except UserError:  # damaged: nothing to keep
+        return None
+    return found.path if found is not None and found.ok else None
+
+
 def _stem(record: Mapping[str, Any]) -> str:
     parts = (record["task"]["name"], record["engine"]["name"], record["encoder"]["name"])
     return "-".join([*(slug(part) for part in parts), f"t{record['trial']}", record_key(record)[:8]])
@@ -193,7 +206,7 @@ def slug(text: str) -> str:
 
 
 def _listing(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file())
 
 
 def _files_of(folder: Path, key: str, but: Path | None = None) -> list[Path]:
@@ -205,8 +218,8 @@ def _files_of(folder: Path, key: str, but: Path | None = None) -> list[Path]:
 def _read(path: Path) -> Record:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as JSON ({reason}): delete it and run its cell again.") from error
     validate(data, str(path))
     return Record(data, path)
@@ -226,12 +239,17 @@ def _require_units(path: Path, name: str | None) -> None:
 def find_record(folder: Path | str, key: str) -> Record | None:
     """Return the record of the cell with this key, or None when there is none (or no folder yet).
 
+    A record whose units are missing or cannot be read counts as none, so that its cell is run again.
+
     Raises:
-        UserError: when the record is there but damaged, or its units are missing.
+        UserError: when the record itself is there but damaged.
     """
     for path in _files_of(Path(folder), key):
         record = _read(path)
-        _require_units(path, record.data["units"])
+        try:
+            record.units()
+        except UserError:
+            continue
         return record
     return None
 

@@ -1,8 +1,10 @@
 """Detection and segmentation cells: their settings, and the one runner that trains, scores and records them."""
 
+import fcntl
 import shutil
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -11,11 +13,11 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 
 from results.errors import UserError
-from results.record import cell_key, find_record, write_record
+from results.record import cell_key, find_record, slug, write_record
 from results.settings import compose, split_overrides
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
-from transfer.recording import Recorder, check_writable, say, timed
+from transfer.recording import CellRecord, Recorder, check_writable, say, timed
 from transfer.tasks.schema import Request, load_task, read_task
 
 if TYPE_CHECKING:
@@ -186,7 +188,9 @@ def run_cells(task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> 
         for trial in range(task.trials):
             sweep.run(encoder, trial)
     say(
-        f"{sweep.scored} cells scored, {sweep.known} already there, {sweep.crashed} crashed; records in {settings.records}, "
+        f"{sweep.scored} cells scored, {sweep.known} already there, {sweep.crashed} crashed"
+        + (f", {sweep.elsewhere} run by another process" if sweep.elsewhere else "")
+        + f"; records in {settings.records}, "
         "'python -m results table' lays them out"
     )
     return 3 if sweep.crashed else 0
@@ -194,7 +198,7 @@ def run_cells(task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> 
 
 class _Sweep:
     def __init__(self, task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> None:
-        self.scored = self.known = self.crashed = 0
+        self.scored = self.known = self.crashed = self.elsewhere = 0
         self._task, self._engine, self._settings, self._recorder = task, engine, settings, Recorder()
 
     def run(self, encoder: Encoder, trial: int) -> None:
@@ -210,32 +214,75 @@ class _Sweep:
             settings.seed,
             trial,
         )
-        records = Path(settings.records)
-        known = find_record(records, key)
+        known = find_record(Path(settings.records), key)
         if known is not None and known.ok:
             self.known += 1
             return
-        place = f"{encoder.name}, {engine.name}, trial {trial + 1} of {task.trials}"
+        folder = Path(settings.work) / "transfer" / f"{slug(task.name)}-{key[:12]}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(folder.with_suffix(".lock")) as alone:
+            if alone:
+                self._train(encoder, trial, folder)
+            else:
+                say(f"{self._place(encoder, trial)}: another process runs it now")
+                self.elsewhere += 1
+
+    def _place(self, encoder: Encoder, trial: int) -> str:
+        return f"{encoder.name}, {self._engine.name}, trial {trial + 1} of {self._task.trials}"
+
+    def _train(self, encoder: Encoder, trial: int, folder: Path) -> None:
+        task, engine, settings = self._task, self._engine, self._settings
+        place, records = self._place(encoder, trial), Path(settings.records)
         say(f"{place}: training")
-        folder = Path(settings.work) / "transfer" / f"{task.name}-{key[:12]}"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         recorder = self._recorder.of(task, encoder, engine.name, engine.settings(), settings.seed, trial)
+        recorder.check()
         backbone = encoder.for_trial(trial).backbone()
         try:
             units, seconds = timed(lambda: engine.run(task, backbone, settings.seed, trial, folder))
+            record = _scored(recorder, units, seconds)
         except UserError:
             raise
         except Exception as error:  # one cell's end must not be the end of the others
-            (folder / "crash.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            write_record(records, recorder.crashed(error, recorder.seconds), None)
+            (folder / "crash.txt").write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+            _write(records, recorder.crashed(error, recorder.seconds), None)
             say(f"{place}: crashed ({type(error).__name__}: {error}); {folder / 'crash.txt'} has the trace")
             self.crashed += 1
             return
-        record = recorder.scored(units, seconds)
-        write_record(records, record, units)
+        _write(records, record, units)
         shown = ", ".join(
             f"{metric['name']} {metric['value']:.3f}" for metric in record["metrics"][:3] if metric["value"] is not None
         )
         say(f"{place}: {shown} ({seconds:.0f} s)")
         self.scored += 1
+
+
+def _scored(recorder: CellRecord, units: pa.Table, seconds: float) -> dict[str, Any]:
+    """Score the units; what is wrong with them is the engine's fault, not the user's."""
+    try:
+        return recorder.scored(units, seconds)
+    except UserError as error:
+        raise ValueError(f"the engine's units cannot be scored: {error}") from error
+
+
+def _write(records: Path, record: Mapping[str, Any], units: pa.Table | None) -> None:
+    try:
+        write_record(records, record, units)
+    except OSError as error:
+        raise UserError(
+            f"records={records}: the record of a finished cell could not be written ({error.strerror}): make room or mend the "
+            "folder, then repeat the command."
+        ) from error
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[bool]:
+    """Yield whether this process alone works on what the lock file stands for; the lock goes with the process."""
+    with open(lock, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True

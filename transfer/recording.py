@@ -12,6 +12,7 @@ import pyarrow as pa
 from results import provenance
 from results.errors import UserError
 from results.metrics import score_units
+from results.record import SCHEMA, validate
 from transfer.encoders.base import Encoder
 from transfer.overlap import mark
 
@@ -49,6 +50,10 @@ class CellRecord:
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
+    def check(self) -> None:
+        """Raise a UserError now for what no record could hold, such as a setting that is not a finite number."""
+        validate({**self.crashed(RuntimeError("not yet"), 0.0), "schema": SCHEMA, "units": None}, "the record to be")
+
     def scored(self, units: pa.Table, seconds: float) -> dict[str, Any]:
         """Return the record of a cell that gave units."""
         return self._with(seconds, status="ok", error=None, metrics=score_units(units))
@@ -56,6 +61,7 @@ class CellRecord:
     def crashed(self, error: Exception, seconds: float) -> dict[str, Any]:
         """Return the record of a cell that died of `error`."""
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        reason = reason.encode("utf-8", "backslashreplace").decode("utf-8")
         return self._with(seconds, status="crashed", error=reason, metrics=[])
 
     def _with(self, seconds: float, **outcome: Any) -> dict[str, Any]:

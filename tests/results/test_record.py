@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import numpy as np
@@ -56,9 +57,19 @@ def test_the_same_cell_is_replaced(tmp_path, record_of, units_of):
     write_record(tmp_path, record_of(units=units, encoder__name="renamed", wall_seconds=2.0), units)
     (read,) = read_records(tmp_path)
     assert (read.data["encoder"]["name"], read.data["wall_seconds"]) == ("renamed", 2.0)
-    crashed = record_of(encoder__name="renamed", encoder__digest="npid-digest")
+
+
+def test_a_crash_replaces_a_crash_and_never_a_scored_cell(tmp_path, record_of, units_of):
+    units, crashed = units_of(0.6), record_of()
+    first = write_record(tmp_path, crashed, None)
+    assert write_record(tmp_path, record_of(error="MemoryError: again"), None) == first
+    assert read_records(tmp_path)[0].data["error"] == "MemoryError: again"
+    scored = write_record(tmp_path, record_of(units=units), units)
+    assert write_record(tmp_path, crashed, None) == scored
+    (kept,) = read_records(tmp_path)
+    assert kept.ok
+    scored.with_suffix(".parquet").write_bytes(b"")
     write_record(tmp_path, crashed, None)
-    assert len(list(tmp_path.iterdir())) == 1
     assert not read_records(tmp_path)[0].ok
 
 
@@ -101,8 +112,22 @@ def test_find_record(tmp_path, record_of, units_of):
     path = write_record(tmp_path, record, units)
     assert find_record(tmp_path, record_key(record)).path == path
     assert find_record(tmp_path, record_key(record_of(trial=1))) is None
-    path.with_suffix(".parquet").unlink()
-    assert "field units" in message_of(find_record, tmp_path, record_key(record))
+    for damage in (lambda file: file.write_bytes(file.read_bytes()[:-9]), lambda file: file.unlink()):
+        damage(path.with_suffix(".parquet"))
+        assert find_record(tmp_path, record_key(record)) is None  # its cell is run again
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}"])
+def test_json_that_breaks_its_reader_is_one_sentence(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    assert "cannot be read as JSON" in message_of(read_records, tmp_path)
+
+
+def test_what_is_no_file_is_passed_over(tmp_path, record_of, units_of):
+    units = units_of()
+    write_record(tmp_path, record_of(units=units), units)
+    os.mkfifo(tmp_path / "pipe.json")
+    assert len(read_records(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

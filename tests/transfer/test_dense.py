@@ -128,3 +128,47 @@ def test_settings_that_cannot_be_are_refused(word, said):
 
 def test_options_come_from_the_command_line():
     assert load_dense(DenseSettings, ["options={iterations: 3}"]).options == {"iterations": 3}
+
+
+def test_units_that_cannot_be_scored_are_a_crash_of_their_cell(settings, monkeypatch):
+    twice = pa.table(
+        {"unit": ["r1", "r1"], "cluster": ["s1", "s1"], "pixels_a": [[1, 2]] * 2, "pixels_b": [[3, 4]] * 2}
+    )
+    engine = Engine()
+    monkeypatch.setattr(engine, "run", lambda *arguments: twice)
+    settings.floors = False
+    assert run_cells(Toy(), engine, settings) == 3
+    assert all("cannot be scored" in r.data["error"] for r in read_records(settings.records))
+
+
+def test_settings_that_no_record_can_hold_are_refused_before_training(settings, monkeypatch):
+    engine = Engine()
+    monkeypatch.setattr(engine, "settings", lambda: {"rate": float("nan")})
+    with pytest.raises(UserError, match="rate is not a finite number"):
+        run_cells(Toy(), engine, settings)
+    assert engine.ran == []
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(settings, capsys):
+    settings.floors = False
+    first, inside = Engine(), Engine()
+    plain = first.run
+
+    def run_while_another_asks(*arguments):
+        if arguments[3] == 0:
+            assert run_cells(Toy(trials=1), inside, settings) == 0
+        return plain(*arguments)
+
+    first.run = run_while_another_asks
+    assert run_cells(Toy(), first, settings) == 0
+    assert (first.ran, inside.ran) == ([0, 1], [])
+    assert "1 run by another process" in capsys.readouterr().out
+
+
+def test_records_that_cannot_be_written_are_told_with_their_folder(settings, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transfer.dense.write_record", full)
+    with pytest.raises(UserError, match=r"records=.*No space left on device.*repeat the command"):
+        run_cells(Toy(), Engine(), settings)
