@@ -11,6 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from results.errors import UserError
 
+DEEPEST = 16
+"""Groups within groups that settings may have."""
+
 
 def split_overrides(arguments: Iterable[str]) -> dict[str, str]:
     """Turn `["a.b=1", "c=x"]` into `{"a.b": "1", "c": "x"}`; the last one wins."""
@@ -27,8 +30,8 @@ def load_yaml(path: Path | str) -> dict[str, Any]:
     """Read one YAML mapping; a broken or non-mapping file is a UserError that names it."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as YAML settings ({reason}).") from error
     if content is None:
         return {}
@@ -66,10 +69,13 @@ def compose(
         _set(config, key, value, "the command line", shown=text)
     try:
         OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
+        missing = sorted(OmegaConf.missing_keys(config))
+    except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(
-            f"the settings refer to each other in a way that cannot be resolved ({str(error).splitlines()[0]})."
+            f"the settings refer to each other in a way that cannot be resolved ({str(error).partition(chr(10))[0]})."
         ) from error
+    if missing:
+        raise UserError(f"{missing[0]}=??? is no value: give one, or leave the key out.")
     return config
 
 
@@ -82,6 +88,10 @@ def _wants_text(config: DictConfig, key: str) -> bool:
 
 
 def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if prefix.count(".") > DEEPEST:
+        raise UserError(
+            f"the settings below '{prefix.partition('.')[0]}' have no end: a YAML alias names what it is part of."
+        )
     for key, value in layer.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")

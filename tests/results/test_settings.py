@@ -143,3 +143,18 @@ def test_broken_yaml_names_the_file(tmp_path, content):
 def test_missing_yaml_names_the_file(tmp_path):
     with pytest.raises(UserError, match=r"absent\.yaml"):
         load_yaml(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: ???", r"name=\?\?\? is no value"),
+        ("anything: &a {b: *a}", "have no end"),
+        ("seed: " + "9" * 5000, "cannot be read as YAML|seed"),
+    ],
+)
+def test_yaml_that_has_no_value_or_no_end_is_refused(tmp_path, text, words):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        compose(OmegaConf.structured(Settings), [("own.yaml", load_yaml(path))], {})
