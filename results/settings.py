@@ -61,8 +61,8 @@ def compose(
     for key, text in overrides.items():
         try:
             value = OmegaConf.from_dotlist([f"value={text}"])["value"]
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise UserError(f"{key}={text} cannot be parsed: quote the value or mend its brackets.") from error
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"{key}={text[:60]} cannot be parsed: quote the value or mend its brackets.") from error
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         if isinstance(value, bool | int | float) and _wants_text(config, key):
             value = text
@@ -124,7 +124,7 @@ def _set(config: DictConfig, key: str, value: Any, source: str, shown: str | Non
         raise UserError(f"'{key}' from {source} is a group of settings: {hint}")
     try:
         OmegaConf.update(config, key, value)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError) as error:
         parent, _, leaf = key.rpartition(".")
         kind = _kind(OmegaConf.select(config, parent) if parent else config, leaf)
         given = value if shown is None else shown

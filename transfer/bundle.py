@@ -11,11 +11,13 @@ from omegaconf import OmegaConf
 
 from results import provenance
 from results.errors import UserError
-from results.files import file_digest, replacing
+from results.files import file_digest
 from results.settings import compose, split_overrides
 from transfer.dialects import LIBRARIES, NATIVE, dialect
+from transfer.dialects.place import bundle_folder, check_place
 from transfer.dialects.proof import DEFINITION, PROOF_SIDES, TOLERANCE, failed, proof_image, prove, source_stages
 from transfer.encoders import EncoderOptions, open_encoder
+from transfer.recording import say
 
 if TYPE_CHECKING:
     from transfer.encoders.base import Encoder
@@ -28,7 +30,7 @@ deviations as each library wants them, source, licence, proof) and USE.md (how t
 library's own model is built, loads it in its own way and must give the source's stage features. A failed proof leaves nothing.
 
   encoder=latest      as for the other commands; colour floors have no weights
-  out=FOLDER          is replaced when it holds a bundle
+  out=FOLDER          may be new, empty, or hold a bundle and nothing else, which is replaced
   formats=null        some of [torchvision,timm,detectron2,mmseg]; null takes all that know the architecture and are installed here
   head=null           fpn or c4: refuse weights that this Detectron2 detector cannot hold
   work=work
@@ -91,7 +93,7 @@ def export(settings: Settings) -> int:
         UserError: when the encoder, the folder or a format does not fit, or a proof fails; then nothing is written.
     """
     out = Path(settings.out)
-    _check_place(out)
+    check_place(out)
     options = EncoderOptions(
         work=Path(settings.work),
         imagenet=settings.imagenet,
@@ -105,38 +107,29 @@ def export(settings: Settings) -> int:
     if not hasattr(encoder, "backbone"):
         raise UserError(f"encoder {encoder.name} has no weights: an export needs a network.")
     backbone = encoder.backbone()
+    if backbone.architecture not in NATIVE:
+        raise UserError(
+            f"{encoder.name} is a {backbone.architecture}, which cannot be exported: {', '.join(NATIVE)} are translated and proved."
+        )
     if settings.head is not None:
         dialect("detectron2").require_head(backbone.architecture, settings.head)
     formats, left_out = choose_formats(settings.formats, backbone.architecture)
-    with replacing(out) as temporary:
-        temporary.mkdir()
+    with bundle_folder(out) as temporary:
         files, proofs = write_formats(backbone, formats, temporary)
         card = make_card(encoder, backbone, options.size, files, proofs, left_out)
-        (temporary / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (temporary / "USE.md").write_text(describe(card), encoding="utf-8")
+        for name, text in (
+            ("card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n"),
+            ("USE.md", describe(card)),
+        ):
+            (temporary / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     for name, proof in proofs.items():
-        print(
+        say(
             f"{name:<12} largest difference {proof['largest']:.1e} over {len(proof['stages'])} stages ({proof['library']})"
         )
     for name, reason in left_out.items():
-        print(f"{name:<12} left out: {reason}")
-    print(
-        f"{out}: {len(files)} files of {encoder.name} ({backbone.architecture}), differences up to {TOLERANCE:g} pass"
-    )
+        say(f"{name:<12} left out: {reason}")
+    say(f"{out}: {len(files)} files of {encoder.name} ({backbone.architecture}), differences up to {TOLERANCE:g} pass")
     return 0
-
-
-def _check_place(out: Path) -> None:
-    """Refuse to write over anything but a bundle."""
-    if out.is_dir() and any(out.iterdir()):
-        try:
-            known = "bundle" in json.loads((out / "card.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = False
-        if not known:
-            raise UserError(f"out={out} holds files that are no bundle of this command: give a new folder.")
-    elif out.exists() and not out.is_dir():
-        raise UserError(f"out={out} is a file: give a folder.")
 
 
 def choose_formats(asked: list[str] | None, architecture: str) -> tuple[list[str], dict[str, str]]:

@@ -52,6 +52,9 @@ Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a
 """
 
 
+MOST_TRIALS = 1000
+
+
 @dataclass
 class Settings:
     """The settings of `python -m transfer classify`; `HELP` says what they mean."""
@@ -81,18 +84,20 @@ def load(arguments: list[str]) -> Settings:
     if "task.root" in overrides:
         overrides["root"] = overrides.pop("task.root")
     settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], overrides))
-    settings.encoder = (
-        [str(spec) for spec in settings.encoder] if isinstance(settings.encoder, list) else [str(settings.encoder)]
-    )
+    settings.encoder = [
+        str(spec) for spec in (settings.encoder if isinstance(settings.encoder, list) else [settings.encoder])
+    ]
     for name, least in (("batch_size", 1), ("trials", 1), ("seed", 0)):
         if getattr(settings, name) < least:
             raise UserError(f"{name}={getattr(settings, name)} is too small: give {least} or more.")
+    if settings.trials > MOST_TRIALS:
+        raise UserError(f"trials={settings.trials} is too large: give {MOST_TRIALS} or less.")
     if settings.schedule not in SCHEDULES:
         raise UserError(f"schedule={settings.schedule} is not known: choose {', '.join(SCHEDULES)}.")
-    unknown = [name for name in settings.engines if name not in known_engines()]
+    unknown = [name for name in settings.engines if not isinstance(name, str) or name not in known_engines()]
     if unknown or not settings.engines:
         raise UserError(
-            f"engines=[{','.join(settings.engines)}] is not possible: choose among {', '.join(known_engines())}."
+            f"engines=[{','.join(map(str, settings.engines))}] is not possible: choose among {', '.join(known_engines())}."
         )
     return settings
 
@@ -166,11 +171,7 @@ class _Sweep:
         mismatch = scale_mismatch(encoder, self._task)
         if mismatch and missing:
             tiles, own = (f"{side['px']} px at {side['mpp']:g} um/px" for side in mismatch.values())
-            print(
-                f"warning: {encoder.name} was trained on tiles of {own}, these are {tiles}.",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"warning: {encoder.name} was trained on tiles of {own}, these are {tiles}.", sys.stderr)
         for trial_encoder, group in _by_encoder(encoder, missing):
             self._run_group(trial_encoder, group)
 
@@ -229,7 +230,7 @@ class _Sweep:
             raise UserError(
                 f"{self._settings.records} takes no records ({cause}): make room there or give records=FOLDER; finished cells stay."
             ) from cause
-        print(f"{_title(cell)}  crashed: {record['error']}", file=sys.stderr, flush=True)
+        say(f"{_title(cell)}  crashed: {record['error']}", sys.stderr)
 
 
 def _by_encoder(encoder: Encoder, cells: list[Cell]) -> Iterator[tuple[Encoder, list[Cell]]]:

@@ -1,11 +1,13 @@
 """What every command that runs cells shares: the record of a cell, and small things around a sweep."""
 
 import os
+import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import pyarrow as pa
 
@@ -138,9 +140,12 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"records={folder} cannot be written: mend its permissions or give another folder.")
 
 
-def say(line: str) -> None:
-    """Print a line of progress at once."""
-    print(line, flush=True)
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line of progress at once, to stdout unless told; names may hold any bytes, a terminal gets no control characters."""
+    stream = stream or sys.stdout
+    shown = "".join(character for character in line if unicodedata.category(character) not in ("Cc", "Cf"))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

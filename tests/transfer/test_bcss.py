@@ -185,9 +185,82 @@ def take_images(root):
         path.unlink()
 
 
+def rename_first(root, name):
+    for folder in ("rgbs_colorNormalized", "masks"):
+        (root / folder / f"{roi_name(SLIDES[0])}.png").rename(root / folder / f"{name}.png")
+
+
+def name_scale(mpp):
+    return lambda root: rename_first(root, roi_name(SLIDES[0], (7, 7), mpp))
+
+
+def write_bounds(*corner):
+    def harm(root):
+        write_table(
+            root / "meta" / "roiBounds.csv", [("", "xmin", "ymin", "xmax", "ymax"), (SLIDES[0], 100, 200, *corner)]
+        )
+
+    return harm
+
+
+def write_power(value):
+    rows = [("", "name", "_id", "magnification"), (SLIDES[0][:12], "-", "-", value)]
+    return lambda root: write_table(root / "meta" / "slide_magnifications.csv", rows)
+
+
+def write_codes(*row):
+    return lambda root: write_table(root / "meta" / "gtruth_codes.tsv", [("label", "GT_code"), row], "\t")
+
+
+def save_as_jpeg(folder):
+    def harm(root):
+        path = root / folder / f"{roi_name(SLIDES[0])}.png"
+        Image.open(path).save(path, format="JPEG")
+
+    return harm
+
+
+def put_fifo(folder):
+    def harm(root):
+        path = root / folder / f"{roi_name(SLIDES[0])}.png"
+        path.unlink()
+        os.mkfifo(path)
+
+    return harm
+
+
+def cut_image(root):
+    path = root / "rgbs_colorNormalized" / f"{roi_name(SLIDES[0])}.png"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def shrink_all(root):
+    for slide in SLIDES:
+        write_roi(root, roi_name(slide), *tissue(31, 40))
+
+
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
+        (name_scale("0.0000"), "0.0000.*um/px"),
+        (name_scale("9999999.0"), "9999999.*um/px"),
+        (name_scale("9" * 150 + ".0"), "um/px"),
+        (write_bounds(101, 201), "along x"),
+        (write_bounds(100, 300), "xmax and ymax"),
+        (write_bounds(10000000, 6666766), "um/px by its row"),
+        (write_bounds("271.5", 314), "271.5.*as xmax in line 2"),
+        (write_bounds("9" * 5000, 314), "as xmax in line 2"),
+        (write_power("0"), "magnification 0 in line 2"),
+        (write_power("400"), "magnification 400"),
+        (write_power("1e9"), "as magnification"),
+        (write_codes("tumor"), r"gtruth_codes.*GT_code in line 2"),
+        (write_codes("tumor", "1" * 5000), r"gtruth_codes.*GT_code in line 2"),
+        (save_as_jpeg("masks"), "masks/.*decoded as PNG"),
+        (save_as_jpeg("rgbs_colorNormalized"), "rgbs_colorNormalized/.*decoded as PNG"),
+        (put_fifo("masks"), "masks/.*not a regular file"),
+        (put_fifo("rgbs_colorNormalized"), "rgbs_colorNormalized/.*not a regular file"),
+        (cut_image, "rgbs_colorNormalized/.*decoded"),
+        (shrink_all, "no mask of 32 px"),
         (break_sizes, "must agree"),
         (break_name, "holiday"),
         (break_image, "cannot be decoded"),
@@ -204,6 +277,41 @@ def test_damage_is_told_in_one_sentence(tmp_path, harm, told):
     with pytest.raises(UserError, match=told) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 700
+
+
+def test_small_regions_are_left_out_with_a_remark(tmp_path):
+    write_bcss(tmp_path)
+    write_roi(tmp_path, roi_name(SLIDES[0], (7, 7)), *tissue(31, 40))
+    task = load(tmp_path)
+    assert len(task.regions) == len(SLIDES)
+    assert any("smaller than 32 px" in remark and "xmin7_" in remark for remark in task.remarks)
+
+
+def test_resampled_regions_are_bounded(tmp_path, monkeypatch):
+    write_bcss(tmp_path)
+    monkeypatch.setattr(segmentation, "MOST_PX", 96 * 144)
+    with pytest.raises(UserError, match=r"A0SP.*at the task's 0.1 um/px"):
+        load(tmp_path, mpp=0.1)
+
+
+def test_an_institute_in_test_and_validation_is_refused(tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own\nkind: bcss\ntest: [OL, E2]\nvalidation: [A1, OL]\n")
+    with pytest.raises(UserError, match=r"own\.yaml: institute OL is in test and in validation"):
+        read_task(str(tmp_path / "own.yaml"), "segmentation")
+
+
+def test_tables_with_a_byte_order_mark_are_read(tmp_path):
+    write_bcss(tmp_path)
+    path = tmp_path / "meta" / "roiBounds.csv"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert not any("no row" in remark for remark in load(tmp_path).remarks)
+
+
+def test_codes_are_counted_by_bands(monkeypatch):
+    mask = np.random.default_rng(0).integers(0, 256, (37, 11), dtype=np.uint8)
+    monkeypatch.setattr(segmentation, "BAND", 25)
+    assert segmentation.count_codes(mask).tolist() == np.bincount(mask.ravel(), minlength=256).tolist()
 
 
 def test_images_are_bounded_before_they_are_decoded(tmp_path, monkeypatch):

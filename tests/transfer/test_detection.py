@@ -16,6 +16,12 @@ from transfer.tasks.boxes import IGNORED, BoxedImage, units_table
 from transfer.tasks.nucls import NuclsSettings, load_nucls
 
 pytestmark = pytest.mark.slow
+OUTSIDE = [
+    *((key, float("nan")) for key in ("scale", "jitter", "colour", "lr", "momentum", "weight_decay", "clip")),
+    ("iterations", 0), ("iterations", 10_000_001), ("batch", 0), ("batch", 4097), ("crop", 8), ("crop", 5000),
+    ("scale", 0.1), ("scale", 9.0), ("lr", 0.0), ("lr", 10.0), ("momentum", 1.0), ("weight_decay", -1.0), ("weight_decay", 2.0),
+    ("clip", 0.0), ("jitter", 1.5), ("colour", -0.1), ("warmup", -1), ("precise_bn", -1),
+]  # fmt: skip
 TINY = {"iterations": 2, "crop": 64, "precise_bn": 1}
 
 
@@ -61,11 +67,15 @@ def test_schedules_are_read_and_checked():
     assert read_schedule("smoke", {"iterations": 7}).iterations == 7
     for changes, message in [
         ({"iteration": 7}, "did you mean 'iterations'"),
-        ({"iterations": 0}, "too small"),
-        ({"lr": 0.0}, "above 0"),
-        ({"crop": 8}, "32 px"),
         ({"proposals": "many"}, "light, default"),
-        ({"jitter": 1.5}, "below 1"),
+        *(({key: value}, f"{key}=.* must lie from") for key, value in OUTSIDE),
+        *(({"decay_at": value}, "decay_at") for value in ([0.9, 0.7], [0.5, 0.5], [1.5], [float("nan")], [[0.5]], 0.5)),
+        *(({key: float("inf")}, key) for key in ("iterations", "batch", "lr", "scale", "clip")),
+        ({"lr": 10**400}, "too large"),
+        ({"bfloat16": 1}, "bfloat16=1 from options must be true or false"),
+        ({"bfloat16": "yes"}, "true or false"),
+        ({"batch": True}, "batch"),
+        ({"iterations": 5, "warmup": 5}, "less than iterations=5"),
     ]:
         with pytest.raises(UserError, match=message):
             read_schedule("smoke", changes)
@@ -132,6 +142,17 @@ def test_colour_changes_pixels_and_no_box(marked):
     assert not torch.equal(plain["image"], coloured["image"])
     assert plain["image"].shape == coloured["image"].shape
     assert torch.equal(plain["instances"].gt_boxes.tensor, coloured["instances"].gt_boxes.tensor)
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 3), (9, 1, 3), (1, 1, 3)])
+def test_images_one_px_wide_turn_in_every_way(shape):
+    from transfer.engines.detectron2.data import _tensor, _turn
+
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    for way in range(8):
+        turned, _ = _turn(pixels, np.zeros((0, 4)), way)
+        assert sorted(_tensor(turned).flatten().tolist()) == sorted(pixels.ravel().tolist())
+    _tensor(pixels[::-1, ::-1])
 
 
 # weights
@@ -268,6 +289,19 @@ def test_c4_trains_too(task, tmp_path, monkeypatch):
     monkeypatch.setitem(PROPOSALS, "light", Proposals(100, 40, 100, 10, 8))
     units = run(task, tmp_path / "c4", backbone("resnet50"), name="faster_rcnn_c4", iterations=1, batch=1, precise_bn=0)
     assert units.num_rows == 2
+
+
+def test_what_goes_wrong_in_training_is_raised_and_not_printed(task, tmp_path, monkeypatch, caplog, capfd):
+    from transfer.engines.detectron2 import data
+
+    def broken(*_):
+        raise UserError("a broken image.")
+
+    monkeypatch.setattr(data, "training_sample", broken)
+    with pytest.raises(UserError, match="a broken image"):
+        run(task, tmp_path / "cell", backbone())
+    assert not [record for record in caplog.records if record.exc_info]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 class Oracle(torch.nn.Module):

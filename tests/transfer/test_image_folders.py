@@ -178,6 +178,24 @@ def test_a_file_that_breaks_later_is_named(settings, root):
         task.read(np.array([3]))
 
 
+def test_the_same_folder_cannot_train_and_test(tmp_path):
+    (tmp_path / "toy.yaml").write_text(YAML.replace("test: judge", "test: ./learn/"))
+    with pytest.raises(UserError, match="train and test are both learn"):
+        read_task(str(tmp_path / "toy.yaml"))
+
+
+def test_images_in_both_sets_are_named_unless_they_are_empty(settings, root):
+    for part in ("learn", "judge"):
+        Image.new("RGB", (SIDE, SIDE), (240, 240, 240)).save(root / part / "bands" / "glass.png")
+    opened(settings, root)
+    for number in range(4):
+        source = next((root / "learn" / "bands").glob(f"bands-{number:03d}.*"))
+        shutil.copy(source, root / "judge" / "bands" / f"copy-{source.name}")
+    with pytest.raises(UserError, match=r"copy-bands-000\.tif is learn/bands/bands-000\.tif; .*, \.\.\.\)") as error:
+        opened(settings, root)
+    assert "003" not in str(error.value)
+
+
 @pytest.mark.parametrize("place", ["root", "parent", "name"])
 def test_synthetic_folders_are_known_as_such(settings, root, place):
     if place == "name":

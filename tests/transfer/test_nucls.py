@@ -1,5 +1,6 @@
 import csv
 import os
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -169,6 +170,109 @@ def test_broken_files_are_refused_by_name(folder):
 def test_an_image_too_large_for_a_field_is_refused_before_it_is_decoded(folder, monkeypatch):
     monkeypatch.setattr("transfer.tasks.boxes.MAX_SIDE", 50)
     with pytest.raises(UserError, match="more than 50 a side"):
+        load(folder)
+
+
+def _png(path, mode="RGB", size=(96, 96), **options):
+    Image.new(mode, size).save(path, "PNG", **options)
+
+
+def _png_16_bit_rgb(path):
+    import struct
+    import zlib
+
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 96, 96, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress((b"\0" + b"\x12\x34" * 3 * 96) * 96)),
+        (b"IEND", b""),
+    ]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    )
+
+
+def _bomb(path):
+    import struct
+    import zlib
+
+    _png(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 60000, 60000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+
+
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        *((lambda path, mode=mode: _png(path, mode), "8-bit RGB") for mode in ("L", "1", "P", "RGBA", "LA", "I;16")),
+        (lambda path: _png(path, transparency=(0, 0, 0)), "8-bit RGB"),
+        (_png_16_bit_rgb, "has 16 bits"),
+        (lambda path: Image.new("CMYK", (96, 96)).save(path, "TIFF"), "as a PNG"),
+        (lambda path: Image.new("RGB", (96, 96)).save(path, "EPS"), "as a PNG"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-3000]), "as a PNG"),
+        (_bomb, "more than 16384 a side"),
+        (_pipe, "no regular file"),
+        (lambda path: _png(path, size=(85, 96)), r"is 85 x 96 px and its annotated window \(8, 8, 88, 88\)"),
+    ],
+)
+def test_images_of_another_kind_are_refused_by_name(folder, spoil, message):
+    name = field_name(SLIDES[0], 0)
+    spoil(folder / "rgb" / f"{name}.png")
+    with pytest.raises(UserError, match=f"{name}.*{message}"):
+        load(folder)
+
+
+def test_a_window_may_reach_beyond_its_image_by_rounding(folder):
+    _png(folder / "rgb" / f"{field_name(SLIDES[0], 0)}.png", size=(86, 96))
+    assert load(folder).images[0].size == (78, 80)
+
+
+def test_an_image_too_large_for_pillow_is_refused_where_warnings_are_errors(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 96 * 96 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(folder).images[0].pixels().shape == (80, 80, 3)
+
+
+@pytest.mark.parametrize("table", [f"csv/{field_name(SLIDES[0], 0)}.csv", "csv/ALL_FOV_LOCATIONS.csv"])
+@pytest.mark.parametrize("fault", ["pipe", "doubled"])
+def test_tables_of_another_kind_are_refused_by_name(folder, table, fault):
+    path = folder / table
+    if fault == "pipe":
+        _pipe(path)
+    else:
+        path.write_text(path.read_text().replace("ymin", "xmin", 1))
+    with pytest.raises(
+        UserError, match=f"{path.name} {'is no regular file' if fault == 'pipe' else 'has the column xmin'}"
+    ):
+        load(folder)
+
+
+def test_a_field_with_two_windows_is_refused(folder):
+    path, name = folder / "csv" / "ALL_FOV_LOCATIONS.csv", field_name(SLIDES[0], 0)
+    path.write_text(f"{path.read_text()}9,{name},8,8,88,88\n")
+    assert len(load(folder).images) == 6
+    path.write_text(f"{path.read_text()}9,{name}.png,0,0,50,50\n")
+    with pytest.raises(UserError, match=f"ALL_FOV_LOCATIONS.csv names {name} more than once"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("slides", "part"), [(SLIDES[:1], "test part of trial 1"), (SLIDES[1:], "train part of trial 1")]
+)
+@pytest.mark.parametrize("rows", [[], [row("unlabeled", (30, 30, 40, 40))]])
+def test_a_trial_without_a_nucleus_is_refused(folder, slides, part, rows):
+    for path in (folder / "csv").glob("TCGA*.csv"):
+        if path.name.startswith(slides):
+            write_rows(path, rows)
+    with pytest.raises(UserError, match=part):
         load(folder)
 
 

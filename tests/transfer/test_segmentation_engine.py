@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -209,14 +210,36 @@ def test_a_transformer_is_refused_with_what_it_can_do_instead():
 def test_schedules_are_known_and_bounded():
     smoke, short, full = (read_schedule(name) for name in ("smoke", "short", "full"))
     assert smoke.iterations < short.iterations < full.iterations
-    assert MmsegEngine("fcn", "full", "cpu", gpus=4).settings()["crop"] == 512
+    assert MmsegEngine("fcn", "full", "cpu").settings()["crop"] == 512
+    assert read_schedule("smoke", {"iterations": 2}).warmup == 1
+    assert read_schedule("smoke", {"iterations": 1}).warmup == 0
     assert "workers" not in full.settings()
     for changes in ({"iteration": 3}, {"batch": 1}, {"tile": 16}, {"overlap": 300}, {"iterations": "many"}):
         with pytest.raises(UserError):
             read_schedule("smoke", changes)
-    for wrong in ({"name": "pspnet"}, {"schedule": "long"}, {"gpus": 3}):
+    for wrong in ({"name": "pspnet"}, {"schedule": "long"}, {"gpus": 4}):
         with pytest.raises(UserError):
             MmsegEngine(**{"name": "fcn", "schedule": "smoke", "device": "cpu", **wrong})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in ("learning_rate", "momentum", "weight_decay", "colour", "most_of_one_class") for value in (-0.1, 10, math.nan, math.inf)),
+        ("learning_rate", 0), ("momentum", 1), ("iterations", 0), ("iterations", 10**8), ("learning_rate", 10**400), ("batch", 5000), ("validate_every", 0),
+        ("warmup", 24), ("warmup", -1), ("crop", 16), ("tile", 4096), ("window", 4096), ("overlap", 256), ("overlap", -1),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_schedule_out_of_range_name_the_key(key, value):
+    with pytest.raises(UserError, match=key) as caught:
+        read_schedule("smoke", {key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [5, "abc", [1, 2], 0])
+def test_options_that_are_no_mapping_are_told(options):
+    with pytest.raises(UserError, match=r"options=.* must name keys"):
+        read_schedule("smoke", options)
 
 
 def test_settings_tell_schedules_and_changes_apart():
@@ -224,10 +247,9 @@ def test_settings_tell_schedules_and_changes_apart():
     assert len({json.dumps(s, sort_keys=True) for s in settings}) == 3
 
 
-def test_more_gpus_than_there_are_is_told(task, tmp_path):
-    engine = MmsegEngine("fcn", "smoke", "cpu", gpus=2)
+def test_more_gpus_than_there_are_is_told_before_data_are_read():
     with pytest.raises(UserError, match="gpus=2"):
-        engine.run(task, untrained(), 0, 0, tmp_path)
+        MmsegEngine("fcn", "smoke", "cpu", gpus=2)
 
 
 def test_the_majority_class_is_that_of_training(task):

@@ -110,10 +110,18 @@ def test_task_files_with_mistakes_are_refused(tmp_path):
         ("min_label_share: 2", "between 0 and 1"),
         ("validation_share: 1", "between 0 and 1"),
         ("max_tiles_per_slide: 0", "above 0"),
+        ("name: ../up", "letters, digits"),
+        ("name: ''", "letters, digits"),
+        ("name: 'a b'", "letters, digits"),
+        (f"name: {'a' * 81}", "letters, digits"),
+        ("{kind: nucls, name: a/b}", "letters, digits"),
+        ("{kind: bcss, name: '-a'}", "letters, digits"),
+        ("version: -1", "whole number"),
     ]:
         path.write_text(text)
+        purpose = {"kind: nucls": "detection", "kind: bcss": "segmentation"}.get(text[1:].split(",")[0])
         with pytest.raises(UserError, match=words):
-            read_task(str(path))
+            read_task(str(path), purpose or "classification")
     with pytest.raises(UserError, match="choose camelyon16-tiles, nct-crc-he"):
         read_task("rehersal")
     with pytest.raises(UserError, match="no loader for classification"):
@@ -133,3 +141,9 @@ def test_a_cap_on_each_label_keeps_the_rare_ones(store):
     task = load_tile_task(TileLabels(max_tiles_per_slide=2, cap_each_label=True), store, 3, 0)
     for slide in np.unique(task.clusters):
         assert np.bincount(task.labels[task.clusters == slide]).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("trials", [0, 1001, 10**12])
+def test_trials_are_bounded(tmp_path, trials):
+    with pytest.raises(UserError, match="from 1 to 1000"):
+        load_task(SETTINGS, Request(tmp_path, trials=trials))

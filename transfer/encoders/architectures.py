@@ -20,7 +20,9 @@ RESNETS = (
 )  # fmt: skip
 TRANSFORMERS = {192: ("tiny", 12, 3), 384: ("small", 12, 6), 768: ("base", 12, 12), 1024: ("large", 24, 16)}
 """Dimensions of a token -> timm's size, blocks, attention heads (DeiT, arXiv 2012.12877, table 1; ViT, arXiv 2010.11929)."""
-VIT = re.compile(r"vit_(tiny|small|base|large)(?:_patch(\d+)_(\d+))?(?:_(\d+)heads)?")
+VIT = re.compile(r"vit_(tiny|small|base|large)(?:_patch([0-9]{1,5})_([0-9]{1,5}))?(?:_([0-9]{1,5})heads)?")
+MOST_PATCH, MOST_SIDE, MOST_GRID = 64, 1024, 256
+"""Px of a patch and of the input side, and patches along it, beyond which no transformer is built."""
 TIMM = "timm:"
 """Before the name of any other network of timm."""
 MOCO_HEADS = 12
@@ -50,15 +52,30 @@ def build_backbone(name: str) -> torch.nn.Module:
         import timm
 
         return timm.create_model(_timm_name(name.removeprefix(TIMM)), pretrained=False, num_classes=0)
-    raise UserError(f"backbone '{name}' is not known here: {known_backbones()} are.")
+    raise UserError(f"backbone '{name[:80]}' is not known here: {known_backbones()} are.")
 
 
 def _transformer(size: str, patch: str | None, side: str | None, heads: str | None) -> torch.nn.Module:
+    patch_px, side_px = int(patch or 16), int(side or 224)
+    width = next(width for width, (word, _, _) in TRANSFORMERS.items() if word == size)
+    if not 1 <= patch_px <= MOST_PATCH or not 1 <= side_px <= MOST_SIDE or side_px % patch_px:
+        raise UserError(
+            f"backbone vit_{size} cannot have {patch_px} px patches of {side_px} px images: patches of 1 to {MOST_PATCH} px that "
+            f"divide a side of at most {MOST_SIDE} px are expected."
+        )
+    if side_px // patch_px > MOST_GRID:
+        raise UserError(
+            f"backbone vit_{size} with {side_px // patch_px} patches a side is too large: {MOST_GRID} are the most."
+        )
+    if heads and (int(heads) < 1 or width % int(heads)):
+        raise UserError(
+            f"backbone vit_{size} cannot have {int(heads)} heads: a number that divides its {width} dimensions is expected."
+        )
     import timm
 
     shape = {
-        "patch_size": int(patch or 16),
-        "img_size": int(side or 224),
+        "patch_size": patch_px,
+        "img_size": side_px,
         "dynamic_img_size": True,
         "dynamic_img_pad": True,
     }
@@ -86,7 +103,7 @@ def common_name(timm_name: str) -> str:
 
 def drawn_backbone(name: str, seed: int, trial: int) -> torch.nn.Module:
     """Build a backbone whose weights follow from (name, seed, trial) alone; torch's generator is left as it was."""
-    mixed = hashlib.sha256(f"untrained backbone {name} {seed} {trial}".encode()).digest()
+    mixed = hashlib.sha256(f"untrained backbone {name} {seed} {trial}".encode(errors="backslashreplace")).digest()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
         return build_backbone(name)
@@ -130,16 +147,18 @@ def _recognise_transformer(state: Mapping[str, torch.Tensor], shapes: Shapes) ->
     patch, grid = projection[2], math.isqrt(max(tokens[1] - 1, 0))
     if not (1 <= patch <= 64 and 1 <= grid <= 256):
         return None
-    heads = MOCO_HEADS if size == "small" and _sine_cosine(state.get("pos_embed"), grid) else usual
+    heads = MOCO_HEADS if size == "small" and _sine_cosine(state.get("pos_embed"), grid, projection[0]) else usual
     plain = f"vit_{size}" if (size, patch, grid) == ("small", 16, 14) else f"vit_{size}_patch{patch}_{grid * patch}"
     if heads == usual:
         return plain
     return f"vit_{size}_patch{patch}_{grid * patch}_{heads}heads"
 
 
-def _sine_cosine(embedding: torch.Tensor | None, grid: int) -> bool:
+def _sine_cosine(embedding: torch.Tensor | None, grid: int, width: int) -> bool:
     """Whether position embeddings (1, 1 + grid^2, D) are the fixed ones of MoCo v3: sines and cosines along x, then along y."""
-    if embedding is None or embedding.shape[1] != grid * grid + 1 or embedding[0, 0].any():
+    if embedding is None or embedding.shape != (1, grid * grid + 1, width):
+        return False
+    if embedding.layout != torch.strided or not embedding.is_floating_point() or embedding[0, 0].any():
         return False
     quarter = embedding.shape[2] // 4
     waves = 10000.0 ** (-torch.arange(quarter) / quarter)

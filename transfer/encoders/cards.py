@@ -1,7 +1,7 @@
 """Exports on disk: finding them under a work folder, reading their cards, and holding the weights to the card's digest."""
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from results.files import file_digest
 
 NEEDED = {"digest": str, "backbone": str, "feature_dim": int, "input": dict, "method": str, "data": dict}
 NEEDED_INPUT = {"size": int, "mean": list, "std": list}
+MOST_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Export:
     @property
     def group(self) -> tuple[str, str, Any]:
         """What `encoder=all` keeps one export of: (method, cohort, seed), with the card's name where options tell runs apart."""
-        return str(self.card.get("name") or self.card["method"]), self.cohort, self.card.get("seed")
+        seed = self.card.get("seed")
+        named = str(self.card.get("name") or self.card["method"])
+        return named, self.cohort, seed if isinstance(seed, int | str | None) else str(seed)
 
 
 def open_export(path: Path) -> Export:
@@ -72,14 +75,19 @@ def open_export(path: Path) -> Export:
 
 def read_card(path: Path) -> dict[str, Any]:
     """Read a card and check the keys that scoring needs; a missing or broken one is a UserError."""
+    if path.exists() and (not path.is_file() or path.stat().st_size > MOST_BYTES):
+        raise UserError(
+            f"{path} is no card: a plain file of at most {MOST_BYTES >> 20} MiB is expected, export the run again."
+        )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(card, ensure_ascii=False).encode()  # half a character, as JSON allows it, fails here
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: the card says how tiles are resized and normalised, keep it beside the weights."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}).") from error
+        raise UserError(f"{path} cannot be read as JSON ({str(error)[:120]}): export the run again.") from error
     card_dict = card if isinstance(card, dict) else {}
     _check(card_dict, NEEDED, path, "")
     _check(card_dict["input"], NEEDED_INPUT, path, "input.")
@@ -90,19 +98,24 @@ def read_card(path: Path) -> dict[str, Any]:
 def _check_input(value: dict[str, Any], path: Path) -> None:
     """Refuse sizes and colours that no network was trained with."""
 
-    def numbers(items: Any) -> bool:
-        return all(isinstance(item, int | float) and math.isfinite(item) for item in items)
+    def within(item: Any, least: float, most: float) -> bool:
+        return isinstance(item, int | float) and not isinstance(item, bool) and least <= item <= most
 
-    if not 8 <= value["size"] <= 8192:
-        raise UserError(f"{path} has input.size {value['size']}: 8 to 8192 px are expected, export the run again.")
-    for key in ("mean", "std"):
-        if len(value[key]) != 3 or not numbers(value[key]) or (key == "std" and min(value[key]) <= 0):
+    def shown(key: str) -> str:
+        return str(value[key])[:80]
+
+    if not within(value["size"], 8, 8192):
+        raise UserError(f"{path} has input.size {shown('size')}: 8 to 8192 px are expected, export the run again.")
+    for key, least in (("mean", -255), ("std", 1e-4)):
+        if len(value[key]) != 3 or not all(within(item, least, 255) for item in value[key]):
             raise UserError(
-                f"{path} has input.{key} {value[key]}: three numbers are expected (std above 0), export the run again."
+                f"{path} has input.{key} {shown(key)}: three numbers are expected (std above 0), export the run again."
             )
-    for key in ("tile", "mpp"):
-        if value.get(key) is not None and not (numbers([value[key]]) and value[key] > 0):
-            raise UserError(f"{path} has input.{key} {value[key]}: a number above 0 is expected, export the run again.")
+    for key, most in (("tile", 2**16), ("mpp", 1000)):
+        if value.get(key) is not None and not within(value[key], 1e-4, most):
+            raise UserError(
+                f"{path} has input.{key} {shown(key)}: a number above 0, at most {most}, is expected, export the run again."
+            )
 
 
 def _check(value: dict[str, Any], needed: dict[str, type], path: Path, prefix: str) -> None:
@@ -112,10 +125,22 @@ def _check(value: dict[str, Any], needed: dict[str, type], path: Path, prefix: s
 
 
 def finished_exports(work: Path) -> list[Path]:
-    """Return the run folders under `work`/runs that hold weights and a card and were not stopped early, oldest first by the card's time."""
-    runs = [card.parent.parent for card in (work / "runs").glob("*/export/card.json")]
-    whole = [run for run in runs if (run / "export" / "backbone.safetensors").is_file()]
-    return sorted((run for run in whole if _peek(run).card.get("finished", True)), key=lambda run: _peek(run).age)
+    """Return the run folders under `work`/runs that hold weights and a card and were not stopped early, oldest first by the card's time.
+
+    A run whose card is damaged is left out, with a warning that names it.
+    """
+    found = []
+    for card in sorted((work / "runs").glob("*/export/card.json")):
+        if not card.with_name("backbone.safetensors").is_file():
+            continue
+        try:
+            export = _peek(card.parent.parent)
+        except UserError as error:
+            print(f"warning: a run is left out: {error}", file=sys.stderr, flush=True)
+            continue
+        if export.card.get("finished", True):
+            found.append((export.age, card.parent.parent))
+    return [run for _, run in sorted(found)]
 
 
 def newest(work: Path, method: str = "", cohort: str = "", seed: str = "") -> Path:

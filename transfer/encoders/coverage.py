@@ -97,7 +97,8 @@ def _fits(value: torch.Tensor, own: torch.Tensor) -> bool:
 
 def _shape(value: torch.Tensor) -> str:
     kind = "" if value.is_floating_point() else f" {str(value.dtype).removeprefix('torch.')}"
-    return f"{tuple(value.shape)}{kind}"
+    layout = "" if value.layout == torch.strided else f" {str(value.layout).removeprefix('torch.')}"
+    return f"{tuple(value.shape)}{kind}{layout}"
 
 
 def require_complete(coverage: Coverage, path: Path | str, backbone: str, allow_partial: bool) -> None:
@@ -140,7 +141,9 @@ def coverage_lines(name: str, report: Mapping[str, Any] | None) -> list[str]:
     if report["unexpected"]:
         lines.append(f"  unexpected: {report['unexpected']} tensors")
     if report.get("prefix"):
-        others = f" (also there: {', '.join(report['others'])}; FILE#NAME takes one)" if report.get("others") else ""
+        names = list(report.get("others") or ())
+        more = [f"{len(names) - 6} more"] if len(names) > 6 else []
+        others = f" (also there: {', '.join(names[:6] + more)}; FILE#NAME takes one)" if names else ""
         lines.append(f"  taken from: {report['prefix']}{others}")
     for key, word in (("dropped_heads", "dropped heads"), ("left_aside", "left aside")):
         if report.get(key):

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from results.errors import UserError
@@ -24,6 +25,10 @@ WRAPPERS = frozenset(
     }
 )
 """Names that only wrap a network and say nothing of which one it is; `x_state_dict` counts as `x`."""
+
+
+MOST_SHOWN = 6
+"""Backbones of one file that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,11 @@ def _asked(file: WeightFile, places: list[Place], branch: str) -> Place:
     fitting = [place for place in places if branch in (_word(place), place.prefix.rstrip("."))]
     fitting = fitting or [place for place in places if branch in place.where.split(".")]
     if len(fitting) != 1:
-        words = ", ".join(dict.fromkeys(place.prefix.rstrip(".") or "plain" for place in fitting or places))
-        raise UserError(f"{file.path}#{branch} names {len(fitting)} backbones of this file: write one of {words}.")
+        words = list(dict.fromkeys(place.prefix.rstrip(".") or "plain" for place in fitting or places))
+        near = words if len(words) <= MOST_SHOWN else get_close_matches(branch, words, MOST_SHOWN) or words
+        raise UserError(
+            f"{file.path}#{branch} names {len(fitting)} backbones of this file: write one of {_few(near, len(words))}."
+        )
     return fitting[0]
 
 
@@ -213,7 +221,7 @@ def _only(file: WeightFile, same: list[Place], places: list[Place]) -> Place:
         return same[0]
     words = [place.prefix.rstrip(".") or "plain" for place in same]
     raise UserError(
-        f"{file.path} holds {len(places)} backbones ({', '.join(words)}): choose one with encoder={file.path}#{words[0]}."
+        f"{file.path} holds {len(places)} backbones ({_few(words, len(words))}): choose one with encoder={file.path}#{words[0]}."
     )
 
 
@@ -227,6 +235,11 @@ def _unexplained(file: WeightFile, places: list[Place]) -> Place:
             f"is the one to score, write encoder={file.path}#{place.prefix.rstrip('.')}."
         )
     return place
+
+
+def _few(words: list[str], total: int) -> str:
+    shown = words[:MOST_SHOWN]
+    return ", ".join(shown) + (f" and {total - len(shown)} more" if total > len(shown) else "")
 
 
 def _outside(names: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Network encoders: frozen backbones with the input they were trained on, untrained ones, and our own exports."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ def choose_device(name: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device; one that is not there is a UserError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
+        raise UserError(f"device={name} is not known: give auto, cpu, cuda or cuda:N.")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

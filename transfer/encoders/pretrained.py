@@ -40,6 +40,8 @@ def named_encoder(spec: str, size: int, device: torch.device, download: bool, al
     """
     library, _, rest = spec.partition(":")
     name, _, file = rest.partition("@")
+    if not name:
+        raise UserError(f"encoder={library}: names no network: write {library}:resnet50@FILE, for example.")
     named = (_of_timm if f"{library}:" == TIMM else _of_torchvision)(name, size)
     if file:
         found, where = _from_file(file, named), file
@@ -47,7 +49,7 @@ def named_encoder(spec: str, size: int, device: torch.device, download: bool, al
         found, where = _fetched(named, _fetch_timm if f"{library}:" == TIMM else _fetch_torchvision), "the download"
     else:
         raise UserError(
-            f"encoder={spec} comes with no weights: give encoder={spec}@FILE or download=true; an untrained network is encoder=random."
+            f"encoder={spec} comes with no weights: give encoder={library}:{name}@FILE or download=true; an untrained network is encoder=random."
         )
     model, coverage = filled_backbone(named.architecture, found.tensors, where, allow_partial)
     source = named.source
@@ -93,7 +95,12 @@ def _of_timm(name: str, size: int) -> Named:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
-        raise UserError(f"timm has no weights '{name}': {', '.join(tags) or 'none'} are the tags it knows.") from error
+        asked = name.partition(".")[2]
+        near = tags if len(tags) <= 6 else get_close_matches(asked, tags, 6) or tags[:6]
+        more = f" and {len(tags) - len(near)} more" if len(tags) > len(near) else ""
+        raise UserError(
+            f"timm has no weights '{name}': {', '.join(near) or 'none'}{more} are the tags it knows."
+        ) from error
     if config is None:
         return Named(f"{TIMM}{name}", architecture, Input(size), "ImageNet")
     side = config.input_size[-1] if architecture.startswith(TIMM) and config.fixed_input_size else size

@@ -1,5 +1,6 @@
 """From what a person writes after `encoder=` to open encoders."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ def open_encoder(spec: str, options: EncoderOptions, trial: int = 0) -> Encoder:
     Raises:
         UserError: when nothing is there, or what is there does not fit.
     """
+    _check_words(spec)
     if spec in COLOUR:
         return COLOUR[spec]()
     from transfer.encoders import foreign, network, pretrained
@@ -149,11 +151,26 @@ def _expanded(specs: Iterable[str], work: Path) -> list[str]:
     asked: list[str] = []
     for spec in specs:
         asked += [str(run) for run in newest_of_each(work)] if spec == "all" else [spec]
+    for spec in asked:
+        _check_words(spec)
     if not asked:
         raise UserError(
             "no encoder was named: give encoder=latest, a folder, or a list such as encoder=[latest,random]."
         )
     return list(dict.fromkeys(asked))
+
+
+def _check_words(spec: str) -> None:
+    """Refuse what YAML makes of `encoder=` and of `encoder=timm:`, where a name is still to come, and of nested lists."""
+    bare = re.fullmatch(r"\{'(.*)': None\}", spec)
+    if bare:
+        raise UserError(f"encoder={bare[1]}: stops at its colon: write {bare[1]}:NAME, for example timm:resnet50@FILE.")
+    if spec.strip() in ("", "None"):
+        raise UserError("encoder= is empty: give encoder=latest, a folder, a weight file or timm:NAME@FILE.")
+    if spec.startswith(("[", "{")) and not Path(spec).exists():
+        raise UserError(
+            f"encoder={spec} is no name: write encoder=[a,b] with names or paths, without further brackets."
+        )
 
 
 def _downloads(backbone: str) -> bool:

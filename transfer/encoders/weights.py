@@ -97,6 +97,9 @@ def read_weights(path: Path) -> WeightFile:
     Raises:
         UserError: the file is not there, damaged, no weight file, holds objects other than `OBJECTS`, or no named tensors.
     """
+    if not path.is_file():
+        missing = "there is no such file" if not path.exists() else "it is no plain file"
+        raise UserError(f"{path} cannot be read as weights, {missing}: give a .safetensors or torch file.")
     content = _read(path)
     if not isinstance(content, dict):
         raise UserError(
@@ -106,6 +109,11 @@ def read_weights(path: Path) -> WeightFile:
     if not tensors:
         kinds = ", ".join(sorted({type(key).__name__ for key in content})) or "no"
         raise UserError(f"{path} holds no named tensors ({kinds} keys): save model.state_dict() alone.")
+    hollow = next((name for name, value in tensors.items() if value.is_meta or value.is_nested), None)
+    if hollow is not None:
+        raise UserError(
+            f"{path} has no plain numbers in {hollow}: save the model's weights again with all tensors on the CPU."
+        )
     return WeightFile(path, tensors, frozenset(key for key in content if isinstance(key, str)))
 
 
@@ -113,6 +121,8 @@ def _read(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             start = file.read(16)
+        if not start:
+            raise _unreadable(path, "the file is empty")
         if path.suffix == ".safetensors" or start[8:9] == b"{":
             with safe_open(path, "pt") as file:
                 if (file.metadata() or {}).get("made_by") == "sgcl-bench":
@@ -140,7 +150,7 @@ def _read(path: Path) -> Any:
 
 
 def _unreadable(path: Path, reason: str) -> UserError:
-    reason = " ".join(reason.split())[:120].rstrip(".")
+    reason = " ".join(reason.split())[:120].rstrip(".") or "damaged"
     return UserError(f"{path} cannot be read as weights ({reason}): give a whole .safetensors or torch file.")
 
 

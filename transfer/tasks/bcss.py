@@ -9,12 +9,14 @@ import numpy as np
 from results.errors import UserError
 from results.files import file_digest
 from results.settings import load_yaml
+from transfer.tasks import segmentation
 from transfer.tasks.bcss_files import CODES, Pair, check_code_table, find_pairs, resolutions
 from transfer.tasks.schema import Kind
 from transfer.tasks.segmentation import (
     IGNORE,
     Region,
     SegmentationTask,
+    count_codes,
     image_size,
     official_split,
     read_mask,
@@ -49,7 +51,8 @@ whose table leaves out code 1, so that tumour itself is other: for comparison wi
 """
 
 OFFICIAL_REGIONS = 151
-READERS = 4
+READERS, RESAMPLERS = 4, 2
+"""Threads; the second kind holds whole images."""
 
 
 @dataclass
@@ -70,6 +73,8 @@ class BcssSettings:
             raise UserError(f"{where}: grouping={self.grouping} is not known: choose {', '.join(GROUPINGS)}.")
         if not 0.05 <= self.mpp <= 8:
             raise UserError(f"{where}: mpp={self.mpp} does not fit: give 0.05 to 8 um/px.")
+        if both := sorted(set(self.test) & set(self.validation)):
+            raise UserError(f"{where}: institute {both[0]} is in test and in validation: take it out of one of them.")
 
 
 def load(settings: BcssSettings, root: Path, trials: int, cache: Path) -> SegmentationTask:
@@ -87,7 +92,7 @@ def load(settings: BcssSettings, root: Path, trials: int, cache: Path) -> Segmen
     scales, said = resolutions(pairs, root / "meta")
     codes = code_classes(settings.grouping)
     with ThreadPoolExecutor(READERS) as readers:
-        regions = list(readers.map(lambda item: _region(*item, codes), zip(pairs, scales, strict=True)))
+        regions = list(readers.map(lambda item: _region(*item, codes, settings.mpp), zip(pairs, scales, strict=True)))
     remarks += said + [
         f"{region.name} has no px that counts and is left out" for region in regions if not sum(region.pixels)
     ]
@@ -109,9 +114,23 @@ def load(settings: BcssSettings, root: Path, trials: int, cache: Path) -> Segmen
         )
         level = "region" if level == "name" else level
         remarks.append(f"none of the official test institutes is in {root}, so every {level} is tested in turn{shared}")
-    return SegmentationTask(
+    task = SegmentationTask(
         name, settings.version, CLASSES, COLOURS, codes, settings.mpp, rehearsal, tuple(regions), splits, cache, tuple(remarks)
     )  # fmt: skip
+    _resample_all(task)
+    return task
+
+
+def _resample_all(task: SegmentationTask) -> None:
+    """Decode every image once, so that a damaged one is named before anything is trained; what is resampled already was whole."""
+    try:
+        with ThreadPoolExecutor(RESAMPLERS) as resamplers:
+            for _ in resamplers.map(task.resampled, task.regions):
+                pass
+    except OSError as error:
+        raise UserError(
+            f"{task.cache} cannot keep the resampled regions ({error.strerror}): make room there."
+        ) from error
 
 
 def code_classes(grouping: str) -> tuple[int, ...]:
@@ -123,13 +142,18 @@ def code_classes(grouping: str) -> tuple[int, ...]:
     return tuple(classes.tolist())
 
 
-def _region(pair: Pair, mpp: float, codes: tuple[int, ...]) -> Region:
+def _region(pair: Pair, mpp: float, codes: tuple[int, ...], task_mpp: float) -> Region:
     size = image_size(pair.image)
     if size != image_size(pair.mask):
         raise UserError(
             f"{pair.mask} is {image_size(pair.mask)} px and its image {size}: fetch both again, they must agree."
         )
-    count = np.bincount(read_mask(pair.mask).ravel(), minlength=256)
+    if size[0] * size[1] * (mpp / task_mpp) ** 2 > segmentation.MOST_PX:
+        raise UserError(
+            f"{pair.image} ({mpp:.4g} um/px) has more than {segmentation.MOST_PX // 10**6} million px at the task's {task_mpp} um/px: "
+            "raise mpp of the task, or cut it into smaller regions."
+        )
+    count = count_codes(read_mask(pair.mask))
     strange = np.flatnonzero(count[len(CODES) :]) + len(CODES)
     if len(strange):
         raise UserError(

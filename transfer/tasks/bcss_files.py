@@ -23,6 +23,12 @@ FOLDERS = ("rgbs_colorNormalized", "images", "rgbs")
 NAME = re.compile(r"(?P<slide>[^_]+)_xmin(?P<xmin>\d+)_ymin(?P<ymin>\d+)_MPP-(?P<mpp>\d+\.\d+)")
 NOMINAL = (0.25, 0.5)
 """um/px of a scan at 40x and at 20x."""
+FINEST, COARSEST = 0.05, 8
+"""Bounds of um/px."""
+SMALLEST = 32
+"""px of a side; smaller regions are left out."""
+NUMBERS = {"magnification": r"[0-9]{1,3}(\.[0-9]{1,9})?", "GT_code": r"[0-9]{1,3}"}
+"""How numbers of the tables are written; those of other columns are whole, in base px."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ def check_code_table(path: Path) -> None:
         return
     for row in _rows(path, ("label", "GT_code"), "\t"):
         label, code = row["label"], row["GT_code"]
-        if not code.isdecimal() or int(code) >= len(CODES) or CODES[int(code)] != label:
+        if int(code) >= len(CODES) or CODES[int(code)] != label:
             raise UserError(
-                f"{path} gives '{label}' the code {code}, which is not in the table of BCSS: fetch the table again."
+                f"{path} gives '{_shown(label)}' the code {code}, which is not in the table of BCSS: fetch the table again."
             )
 
 
@@ -53,8 +59,7 @@ def find_pairs(root: Path) -> tuple[list[Pair], list[str]]:
     folders = [root / name for name in FOLDERS if (root / name).is_dir()]
     if not folders or not (root / "masks").is_dir():
         raise UserError(f"{root} is not a BCSS folder: masks and one of {', '.join(FOLDERS)} are expected in it.")
-    images = {path.name: path for path in folders[0].glob("*.png") if not path.name.startswith(".")}
-    masks = {path.name: path for path in (root / "masks").glob("*.png") if not path.name.startswith(".")}
+    images, masks = _pngs(folders[0]), _pngs(root / "masks")
     remarks = [f"images are those of {folders[0].name}, not of {folders[1].name}"] if len(folders) > 1 else []
     for what, lacks, names in (("image", "mask", images.keys() - masks), ("mask", "image", masks.keys() - images)):
         if names:
@@ -71,7 +76,20 @@ def find_pairs(root: Path) -> tuple[list[Pair], list[str]]:
         pairs.append(Pair(images[name], masks[name], found["slide"], corner, float(found["mpp"])))
     if not pairs:
         raise UserError(f"{root} has no image with a mask of the same name: fetch both folders of the data set.")
-    return pairs, remarks
+    small = [pair for pair in pairs if min(image_size(pair.mask)) < SMALLEST]
+    remarks += [f"{pair.image.name} is smaller than {SMALLEST} px a side and left out" for pair in small]
+    if len(small) == len(pairs):
+        raise UserError(f"{root / 'masks'} has no mask of {SMALLEST} px a side or more: fetch whole regions.")
+    return [pair for pair in pairs if pair not in small], remarks
+
+
+def _pngs(folder: Path) -> dict[str, Path]:
+    """Return the PNG files of a folder by name; hidden ones are passed over, and what is no file is a UserError."""
+    found = {path.name: path for path in folder.glob("*.png") if not path.name.startswith(".")}
+    for path in found.values():
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file: put the PNG there, or take it out.")
+    return found
 
 
 def resolutions(pairs: list[Pair], meta: Path) -> tuple[list[float], list[str]]:
@@ -83,7 +101,7 @@ def resolutions(pairs: list[Pair], meta: Path) -> tuple[list[float], list[str]]:
     A region that has no row is a cut-out; its name is all there is.
 
     Raises:
-        UserError: when an image is scaled differently along x and y.
+        UserError: when an image is scaled differently along x and y, or its um/px cannot be.
     """
     bounds = {(row[""], int(row["xmin"]), int(row["ymin"])): row for row in _rows(meta / "roiBounds.csv", ("", "xmin", "ymin", "xmax", "ymax"))}  # fmt: skip
     powers = {
@@ -93,11 +111,12 @@ def resolutions(pairs: list[Pair], meta: Path) -> tuple[list[float], list[str]]:
     for pair in pairs:
         row = bounds.get((pair.slide, *pair.corner))
         if row is None:
-            scales.append(pair.named_mpp)
+            scales.append(_plausible(pair, pair.named_mpp, "its name"))
             unknown.append(pair.image.name)
             continue
         power = powers.get("-".join(pair.slide.split("-")[:3]))
-        scales.append(_resolution(pair, (int(row["xmax"]) - pair.corner[0], int(row["ymax"]) - pair.corner[1]), power))
+        mpp = _resolution(pair, (int(row["xmax"]) - pair.corner[0], int(row["ymax"]) - pair.corner[1]), power)
+        scales.append(_plausible(pair, mpp, f"its row in {meta / 'roiBounds.csv'}"))
     if not unknown:
         return scales, []
     shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
@@ -106,23 +125,36 @@ def resolutions(pairs: list[Pair], meta: Path) -> tuple[list[float], list[str]]:
     ]
 
 
+def _plausible(pair: Pair, mpp: float, source: str) -> float:
+    if not FINEST <= mpp <= COARSEST:
+        raise UserError(
+            f"{pair.image} has {mpp:.4g} um/px by {source}: {FINEST} to {COARSEST} are expected, mend that or take it out."
+        )
+    return mpp
+
+
 def _resolution(pair: Pair, base: tuple[int, int], power: float | None) -> float:
+    if min(base) <= 0:
+        raise UserError(
+            f"the row of {pair.image.name} in roiBounds.csv is {base[0]} x {base[1]} base px: xmax and ymax must exceed xmin and ymin."
+        )
     across, down = (px / length for px, length in zip(image_size(pair.mask), base, strict=True))
-    if min(base) <= 0 or abs(across / down - 1) > 0.02:
+    if abs(across / down - 1) > 0.02:
         raise UserError(
             f"{pair.mask} is {across:.3f} times its bounds in roiBounds.csv along x and {down:.3f} along y: these differ, fetch it again."
         )
     scale = (across + down) / 2
     if power:
         return 10 / power / scale
-    return min((nominal / scale for nominal in NOMINAL), key=lambda mpp: abs(math.log(mpp / pair.named_mpp)))
+    named = _plausible(pair, pair.named_mpp, "its name")
+    return min((nominal / scale for nominal in NOMINAL), key=lambda mpp: abs(math.log(mpp / named)))
 
 
 def _rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter=delimiter)
             if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
                 raise UserError(f"{path} has no column '{missing[0]}': fetch the table again.")
@@ -131,8 +163,18 @@ def _rows(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[di
         raise UserError(f"{path} cannot be read as a table ({error}): fetch it again.") from error
     for number, row in enumerate(rows, start=2):
         for name in columns[1:]:
-            if name != "GT_code" and not re.fullmatch(r"\d+(\.\d+)?", row[name] or ""):
+            text = row[name] or ""
+            if not re.fullmatch(NUMBERS.get(name, r"[0-9]{1,9}"), text):
+                kind = "number" if name == "magnification" else "whole number"
                 raise UserError(
-                    f"{path} has '{row[name]}' as {name} in line {number}: a number is expected, mend the line."
+                    f"{path} has '{_shown(text)}' as {name} in line {number}: a {kind} is expected, mend the line."
+                )
+            if name == "magnification" and not 1 <= float(text) <= 100:
+                raise UserError(
+                    f"{path} has the magnification {text} in line {number}: 1 to 100 are expected, mend it."
                 )
     return rows
+
+
+def _shown(text: str | None) -> str:
+    return " ".join((text or "").split())[:40]

@@ -1,9 +1,14 @@
 """Detection tasks: images with boxes in the parts of every trial, as plain data, as COCO json and as units of a record."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +22,8 @@ IGNORED = -1
 """Label of a box that is neither to be found nor wrong to find, under every class."""
 MAX_SIDE = 16384
 """px; an image with a longer side is refused before it is decoded."""
+_OPENING = threading.Lock()
+"""Filters of warnings belong to the process, so one thread at a time changes them."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +55,8 @@ class BoxedImage:
 
     def pixels(self) -> np.ndarray:
         """Read the window as uint8 RGB (H, W, 3); a UserError names a file that cannot be read."""
-        try:
-            with Image.open(self.path) as image:
-                check_side(image, self.path)
-                return np.asarray(image.crop(self.window).convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise UserError(
-                f"{self.path} cannot be read as an image ({error}): fetch it again or remove it."
-            ) from error
+        with opened_field(self.path) as image:
+            return np.asarray(image.crop(self.window))
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,49 @@ class DetectionTask:
         return [self.images[position] for position in getattr(self.splits[trial], name)]
 
 
-def check_side(image: Image.Image, path: Path) -> None:
-    """Refuse an image that is too large to be a field of view, before it is decoded."""
-    if max(image.size) > MAX_SIDE:
+@contextlib.contextmanager
+def opened_field(path: Path) -> Iterator[Image.Image]:
+    """Open an 8-bit RGB PNG and decode it whole.
+
+    Raises:
+        UserError: names a file that is too large to be a field of view (before it is decoded), broken, or of another kind.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file: put the image there or remove it.")
+    large = f"more than {MAX_SIDE} a side: cut it into fields of view first."
+    try:
+        with open(path, "rb") as file, _quiet(file) as image:
+            if max(image.size) > MAX_SIDE:
+                raise UserError(f"{path} is {image.size[0]} x {image.size[1]} px, {large}")
+            bits, mode = _header(file), image.mode
+            if (bits, mode) != (8, "RGB") or "transparency" in image.info:
+                raise UserError(
+                    f"{path} has {bits} bits a channel and the mode {mode}, and fields are 8-bit RGB without transparency: "
+                    "convert it, for example by 'magick IN.png -alpha off -depth 8 PNG24:OUT.png'."
+                )
+            image.load()
+            yield image
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} is {large}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         raise UserError(
-            f"{path} is {image.size[0]} x {image.size[1]} px, more than {MAX_SIDE} a side: cut it into fields of view first."
-        )
+            f"{path} cannot be read as a PNG image ({' '.join(str(error).split())}): fetch it again or remove it."
+        ) from error
+
+
+def _quiet(file: IO[bytes]) -> Image.Image:
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=("PNG",))
+
+
+def _header(file: IO[bytes]) -> int:
+    """Return the bits a channel from a PNG's IHDR chunk; Pillow gives 16-bit RGB as if it had 8."""
+    place = file.tell()
+    file.seek(24)
+    bits = file.read(1)[0]
+    file.seek(place)
+    return bits
 
 
 def digests(images: Sequence[BoxedImage], classes: Sequence[str], splits: Sequence[Parts]) -> tuple[str, str]:

@@ -76,13 +76,14 @@ class ImageFiles:
     Attributes:
         names: (N,) paths relative to the root.
         tile: side in px; mpp: um/px.
-        digest: sha256 over names and contents.
+        digests: (N,) sha256 of the files; `digest` is that over names and contents.
         rehearsal: whether they are synthetic.
     """
 
     def __init__(self, root: Path, names: Sequence[str], tile: int, mpp: float, rehearsal: bool, kept: Path) -> None:
         self.root, self.names, self.tile, self.mpp, self.rehearsal = root, list(names), tile, mpp, rehearsal
-        self.digest = value_digest(list(zip(self.names, self._check(kept), strict=True)))
+        self.digests = self._check(kept)
+        self.digest = value_digest(list(zip(self.names, self.digests, strict=True)))
 
     def read_many(self, tile_ids: Iterable[int]) -> np.ndarray:
         """Return tiles as (n, tile, tile, 3) uint8; a file that has changed since it was checked is a UserError."""

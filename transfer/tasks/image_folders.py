@@ -9,12 +9,14 @@ import numpy as np
 from results.errors import UserError
 from results.files import value_digest
 from transfer.dense import task_root
-from transfer.tasks.image_files import ImageFiles, images_in, is_rehearsal
+from transfer.tasks.image_files import SHOWN, ImageFiles, images_in, is_rehearsal
 from transfer.tasks.schema import Kind, Request, TaskSettings
 from transfer.tasks.tile_task import Split, TileTask, split_digest
 
 LARGEST = 4096
 """px of a side."""
+COARSEST = 100
+"""um/px."""
 
 
 @dataclass
@@ -45,8 +47,12 @@ class ImageFolders(TaskSettings):
                 raise UserError(f"{where}: {key} is missing, a task on folders of images needs it.")
         if len(set(self.classes)) < 2 or len(set(self.classes)) != len(self.classes):
             raise UserError(f"{where}: classes={self.classes} must name two or more different folders.")
-        if not 8 <= self.tile <= LARGEST or not self.mpp > 0:
-            raise UserError(f"{where}: tile={self.tile} must be 8 to {LARGEST} px, and mpp={self.mpp} above 0 um/px.")
+        if Path(self.train) == Path(self.test):
+            raise UserError(f"{where}: train and test are both {self.train}: name two different folders.")
+        if not 8 <= self.tile <= LARGEST or not 0 < self.mpp <= COARSEST:
+            raise UserError(
+                f"{where}: tile={self.tile} must be 8 to {LARGEST} px, and mpp={self.mpp} above 0 and at most {COARSEST} um/px."
+            )
 
 
 def load_image_folders(settings: ImageFolders, request: Request) -> TileTask:
@@ -75,6 +81,7 @@ def load_image_folders(settings: ImageFolders, request: Request) -> TileTask:
     kept = request.work / "transfer" / f"images-{value_digest(str(root.resolve()))[:12]}.json"
     source = ImageFiles(root, names, settings.tile, settings.mpp, is_rehearsal(root, names), kept)
     count = len(found[settings.train])
+    _refuse_shared(source, count)
     splits = tuple(
         _split(names, labels, count, settings.validation_share, request.seed, trial) for trial in range(request.trials)
     )
@@ -87,6 +94,27 @@ def load_image_folders(settings: ImageFolders, request: Request) -> TileTask:
     return TileTask(
         str(settings.name), settings.version, source, tiles, units, labels, units, classes, splits, digest, remark
     )
+
+
+def _refuse_shared(source: ImageFiles, count: int) -> None:
+    """Raise a UserError when an image of the test set is among the first `count`, which are trained on.
+
+    Files are compared by content. Images of a single colour are passed over: empty glass is alike everywhere.
+    """
+    known = {digest: name for name, digest in zip(source.names[:count], source.digests[:count], strict=True)}
+    shared = [row for row in range(count, len(source.names)) if source.digests[row] in known]
+    told = []
+    for row in shared:
+        pixels = source.read_many([row])[0]
+        if (pixels != pixels[0, 0]).any():
+            told.append(f"{source.names[row]} is {known[source.digests[row]]}")
+        if len(told) > SHOWN:
+            break
+    if told:
+        more = ", ..." if len(told) > SHOWN else ""
+        raise UserError(
+            f"{source.root} has images to test on that are trained on too ({'; '.join(told[:SHOWN])}{more}): take them out of one set."
+        )
 
 
 def _images(root: Path, part: str, classes: tuple[str, ...]) -> list[tuple[str, str]]:

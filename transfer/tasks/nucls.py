@@ -5,10 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from results.errors import UserError
-from transfer.tasks.boxes import BoxedImage, DetectionTask, Parts, check_side, digests
+from transfer.tasks.boxes import IGNORED, BoxedImage, DetectionTask, Parts, digests, opened_field
 from transfer.tasks.nucls_rows import GROUPINGS, Ledger, Window, boxes_of, read_table
 from transfer.tasks.schema import Kind
 from transfer.tasks.slide_parts import Fold, deal_folds, parts_of
@@ -19,6 +17,8 @@ DEBUG_FOLD = 999
 """Ships with the data as a tiny fold for trying things out."""
 SYNTHETIC = "RHSL-"
 """How the barcodes of the synthetic cohort begin."""
+ROUNDING = 2
+"""px by which a window may reach beyond its image."""
 
 
 @dataclass
@@ -57,7 +57,8 @@ def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> D
         seed: decides what is held out for validation, and the folds where there are no files of them.
 
     Raises:
-        UserError: when a folder or table is missing or broken, or images of only one patient are there.
+        UserError: when a folder, table or image is missing or broken, images of only one patient are there, or a trial has no
+            nucleus to train or to test on.
     """
     folder = _image_folder(root, settings.images)
     tables = {path.stem: path for path in sorted((root / "csv").glob("*.csv")) if path.name.lower() != WINDOWS}
@@ -83,6 +84,7 @@ def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> D
         )
     folds, remarks = _folds(root, images, seed)
     splits = parts_of(images, folds, trials, seed, settings.validation_share)
+    _check_nuclei(root, images, splits)
     split_digest, data_digest = digests(images, classes, splits)
     rehearsal = any(image.slide.startswith(SYNTHETIC) for image in images)
     name = f"{'rehearsal-' if rehearsal else ''}{settings.name}-{settings.classes}"
@@ -117,6 +119,17 @@ def barcode(name: str, path: Path) -> tuple[str, str, str]:
     return slide, "-".join(fields[:3]), fields[1]
 
 
+def _check_nuclei(root: Path, images: list[BoxedImage], splits: tuple[Parts, ...]) -> None:
+    """Raise a UserError where the train or test part of a trial has nothing to be found."""
+    for number, split in enumerate(splits, start=1):
+        for part in ("train", "test"):
+            if not any((images[position].labels != IGNORED).any() for position in getattr(split, part)):
+                raise UserError(
+                    f"{root}: the {part} part of trial {number} ({split.rule}) has no nucleus of a known class inside its windows: "
+                    "add annotated images, or take another fold."
+                )
+
+
 def _told(split: Parts) -> str:
     counts = f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test images"
     return f"{counts} ({split.rule})"
@@ -147,18 +160,21 @@ def _windows(root: Path) -> dict[str, Window]:
             raise UserError(
                 f"{places[0]}: the window of {row['fovname']} is not four numbers: mend the row."
             ) from error
-        windows[row["fovname"].removesuffix(".png")] = window
+        name = row["fovname"].removesuffix(".png")
+        if windows.setdefault(name, window) != window:
+            raise UserError(f"{places[0]} names {name} more than once, with different windows: remove the wrong row.")
     return windows
 
 
 def _clipped(window: Window, path: Path) -> Window | None:
-    """Cut a window at the rim of its image; None when nothing is left of it."""
-    try:
-        with Image.open(path) as image:
-            check_side(image, path)
-            width, height = image.size
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): fetch it again or remove it.") from error
+    """Decode an image once and cut its window at the rim; None for a window without area."""
+    with opened_field(path) as image:
+        width, height = image.size
+    if min(window) < -ROUNDING or window[2] > width + ROUNDING or window[3] > height + ROUNDING:
+        raise UserError(
+            f"{path} is {width} x {height} px and its annotated window {window} reaches beyond it: fetch the image or the table of "
+            "windows again."
+        )
     x0, y0, x1, y1 = max(0, window[0]), max(0, window[1]), min(width, window[2]), min(height, window[3])
     return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 

@@ -88,14 +88,19 @@ class Ledger:
 
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """Read a CSV with a header that has `columns`; a UserError names a file that is broken or has others."""
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file: put the table there or remove it.")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
+            doubled = [name for name, count in Counter(reader.fieldnames or ()).items() if name and count > 1]
+            if doubled:
+                raise UserError(f"{path} has the column {doubled[0]} more than once: fetch the file again.")
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise UserError(f"{path} has no column {', '.join(missing)}: fetch the file again.")
             rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a CSV ({error}): fetch the file again.") from error
     if any(row[name] is None for row in rows for name in columns):
         raise UserError(f"{path} has a row that breaks off: fetch the file again.")

@@ -5,6 +5,7 @@ A kind of task is one file in this folder with a `KIND`; a task is one YAML that
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from omegaconf import OmegaConf
 
 from results.errors import UserError
 from results.settings import compose, load_yaml
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+MOST_TRIALS = 1000
 
 
 @dataclass
@@ -114,8 +118,20 @@ def read_task(spec: str, purpose: str = "classification", changes: Mapping[str, 
         if not hasattr(settings, key):
             raise UserError(f"{key}={value} is not a setting of task {spec}, whose kind is '{settings.kind}'.")
         setattr(settings, key, value)
+    _check_identity(settings, str(path))
     settings.check(str(path))
     return settings
+
+
+def _check_identity(settings: Any, where: str) -> None:
+    """Raise a UserError for a name or version that has no place in records and file names."""
+    name, version = settings.name, settings.version
+    if name is not None and not NAME.fullmatch(str(name)):
+        raise UserError(
+            f"{where}: name={str(name)[:100]!r} must be 1 to 80 letters, digits, points, hyphens and underscores, a letter or digit first."
+        )
+    if not (NAME.fullmatch(version) if isinstance(version, str) else 0 <= version < 10**9):
+        raise UserError(f"{where}: version={str(version)[:100]!r} must be a whole number, such as 1.")
 
 
 def load_task(settings: Any, request: Request, purpose: str = "classification") -> Any:
@@ -123,6 +139,6 @@ def load_task(settings: Any, request: Request, purpose: str = "classification") 
     kind = _kind_of({"kind": settings.kind}, purpose)
     if kind is None:
         raise UserError(f"kind '{settings.kind}' has no loader for {purpose}.")
-    if request.trials < 1:
-        raise UserError(f"trials={request.trials} must be 1 or more.")
+    if not 1 <= request.trials <= MOST_TRIALS:
+        raise UserError(f"trials={request.trials} must lie from 1 to {MOST_TRIALS}.")
     return kind.load(settings, request)

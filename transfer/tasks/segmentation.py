@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ IGNORE = 255
 
 MOST_PX = 170_000_000
 """Largest image that is decoded, in px (13,000 x 13,000); the largest region of BCSS has about 90 million."""
+
+BAND = 2**20
+"""px of a mask that are counted or looked up at once."""
 
 Bytes = NDArray[np.uint8]
 _OPENING = threading.Lock()
@@ -110,7 +113,11 @@ class SegmentationTask:
 
     def truth(self, region: Region) -> Bytes:
         """Return the class of every px of the mask, uint8 (H, W) at the mask's own resolution."""
-        return np.array(self.codes, np.uint8)[read_mask(region.mask)]
+        mask, table = read_mask(region.mask), np.array(self.codes, np.uint8)
+        classes = np.empty_like(mask)
+        for rows in _bands(mask):
+            classes[rows] = table[mask[rows]]
+        return classes
 
     def resampled(self, region: Region) -> tuple[Bytes, Bytes]:
         """Return image (h, w, 3) and classes (h, w), both uint8 at `mpp` um/px, from a file under `cache` that is made once.
@@ -137,19 +144,29 @@ class SegmentationTask:
 
 
 def read_image(path: Path) -> Bytes:
-    """Decode an RGB image to (H, W, 3); a UserError names a file that is broken or too large."""
+    """Decode an RGB PNG to (H, W, 3); a UserError names a file that is broken or too large."""
     with _opened(path) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def read_mask(path: Path) -> Bytes:
-    """Decode an 8-bit mask of one channel to (H, W) codes; a UserError names a file that is broken, too large or of another kind."""
+    """Decode an 8-bit PNG mask of one channel to (H, W) codes; a UserError names a file that is broken, too large or of another kind."""
     with _opened(path) as image:
         if image.mode not in ("L", "P"):
             raise UserError(
                 f"{path} has the mode {image.mode}: a mask has one channel of 8-bit codes, save it as such."
             )
         return np.asarray(image)
+
+
+def count_codes(mask: Bytes) -> NDArray[np.int64]:
+    """Count the px of every code of a mask (H, W), int64 (256,), a few rows at a time: the library's counting takes 8 bytes a px."""
+    return sum((np.bincount(mask[rows].ravel(), minlength=256) for rows in _bands(mask)), np.zeros(256, np.int64))
+
+
+def _bands(mask: Bytes) -> Iterator[slice]:
+    rows = max(1, BAND // max(1, mask.shape[1]))
+    return (slice(start, start + rows) for start in range(0, len(mask), rows))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -168,7 +185,7 @@ class _opened:
         try:
             with _OPENING, warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                self._image = Image.open(self._path, formats=("PNG", "TIFF", "JPEG"))
+                self._image = Image.open(self._path, formats=("PNG",))
         except Image.DecompressionBombError:
             raise self._too_large() from None
         except (OSError, SyntaxError, ValueError) as error:
@@ -185,7 +202,7 @@ class _opened:
 
     def _broken(self, error: BaseException) -> UserError:
         return UserError(
-            f"{self._path} cannot be decoded ({' '.join(str(error).split())[:120]}): fetch the file again."
+            f"{self._path} cannot be decoded as PNG ({' '.join(str(error).split())[:120]}): fetch the file again."
         )
 
     def _too_large(self) -> UserError:

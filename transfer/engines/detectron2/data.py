@@ -147,7 +147,7 @@ def _turn(pixels: np.ndarray, boxes: np.ndarray, way: int) -> tuple[np.ndarray, 
         pixels, y0, y1 = pixels[::-1], height - y1, height - y0
     if way & 4:
         pixels, x0, y0, x1, y1 = pixels.transpose(1, 0, 2), y0, x0, y1, x1
-    return np.ascontiguousarray(pixels), np.stack([x0, y0, x1, y1], axis=1)
+    return pixels.copy(), np.stack([x0, y0, x1, y1], axis=1)
 
 
 def _colour(pixels: np.ndarray, most: float, random: np.random.Generator) -> np.ndarray:
@@ -158,4 +158,4 @@ def _colour(pixels: np.ndarray, most: float, random: np.random.Generator) -> np.
 
 
 def _tensor(pixels: np.ndarray) -> torch.Tensor:
-    return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return torch.as_tensor(pixels.transpose(2, 0, 1).copy())

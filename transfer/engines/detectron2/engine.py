@@ -1,8 +1,10 @@
 """Faster R-CNN as an engine of dense cells: Detectron2 trains it on top of an encoder's ResNet."""
 
+import contextlib
+import logging
 import multiprocessing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -98,8 +100,29 @@ class FasterRCNN:
                 compat.prepare()
                 from detectron2.engine import launch
 
-                launch(train.work, self._gpus, dist_url="auto", args=(job,))
+                launch(work, self._gpus, dist_url="auto", args=(job,))
         finally:
             for child in multiprocessing.active_children() if self._gpus > 1 else ():
                 child.terminate()
         return pq.read_table(folder / train.UNITS)
+
+
+def work(job: train.Job) -> None:
+    """Do the work of one rank; what goes wrong is raised, and Detectron2 does not print its trace as well."""
+    with _without_traces("detectron2.engine.train_loop"):
+        train.work(job)
+
+
+@contextlib.contextmanager
+def _without_traces(name: str) -> Iterator[None]:
+    """Drop what a logger says of exceptions, inside the block."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_no_exception)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_no_exception)
+
+
+def _no_exception(record: logging.LogRecord) -> bool:
+    return not record.exc_info

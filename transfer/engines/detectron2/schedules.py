@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ class Proposals:
     head: int
 
 
+RANGES: dict[str, tuple[float, float]] = {
+    "iterations": (1, 10_000_000),
+    "batch": (1, 4096),
+    "scale": (0.25, 8),
+    "crop": (32, 4096),
+    "jitter": (0, 0.99),
+    "colour": (0, 0.99),
+    "lr": (1e-12, 9.99),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 1),
+    "warmup": (0, 10_000_000),
+    "clip": (1e-6, 1e6),
+    "precise_bn": (0, 100_000),
+}
+"""Least and most of every number; not-a-number lies in none."""
 PROPOSALS = {"light": Proposals(500, 200, 500, 300, 64), "default": Proposals(2000, 1000, 1000, 1000, 512)}
 
 
@@ -77,17 +93,29 @@ def read_schedule(name: str, changes: Mapping[str, Any] | None = None) -> Schedu
     if changes is not None and not isinstance(changes, Mapping):
         raise UserError(f"options={changes} must name keys of the schedule, such as options={{iterations: 500}}.")
     layers = [(str(path), load_yaml(path)), ("options", changes or {})]
-    schedule: Schedule = OmegaConf.to_object(compose(OmegaConf.structured(Schedule), layers, {}))
-    for key, least in (("iterations", 1), ("batch", 1), ("warmup", 0), ("precise_bn", 0), ("weight_decay", 0)):
-        if getattr(schedule, key) < least:
-            raise UserError(f"{key}={getattr(schedule, key)} of schedule {name} is too small: give {least} or more.")
-    for key in ("scale", "lr", "clip"):
-        if getattr(schedule, key) <= 0:
-            raise UserError(f"{key}={getattr(schedule, key)} of schedule {name} must be above 0.")
-    if schedule.crop is not None and schedule.crop < 32:
-        raise UserError(f"crop={schedule.crop} of schedule {name} is too small: give 32 px or more, or null.")
+    try:
+        schedule: Schedule = OmegaConf.to_object(compose(OmegaConf.structured(Schedule), layers, {}))
+    except OverflowError as error:
+        raise UserError(f"options of schedule {name} hold a number that is too large: {error}.") from error
+    _check(schedule, name)
+    for source, layer in layers:
+        if not isinstance(layer.get("bfloat16", False), bool):
+            raise UserError(f"bfloat16={layer['bfloat16']} from {source} must be true or false.")
+    if "warmup" in layers[1][1] and schedule.warmup >= schedule.iterations:
+        raise UserError(
+            f"warmup={schedule.warmup} of schedule {name} must be less than iterations={schedule.iterations}."
+        )
+    return schedule
+
+
+def _check(schedule: Schedule, name: str) -> None:
+    for key, (least, most) in RANGES.items():
+        value = getattr(schedule, key)
+        if value is not None and not least <= value <= most:
+            raise UserError(f"{key}={value} of schedule {name} must lie from {least:g} to {most:g}.")
+    shares = schedule.decay_at
+    numbers = all(isinstance(share, float) and 0 <= share <= 1 for share in shares)
+    if not numbers or any(after <= before for before, after in pairwise(shares)):
+        raise UserError(f"decay_at={shares} of schedule {name} must be ascending shares of the iterations from 0 to 1.")
     if schedule.proposals not in PROPOSALS:
         raise UserError(f"proposals={schedule.proposals} of schedule {name}: choose {', '.join(PROPOSALS)}.")
-    if not all(0 <= value < 1 for value in (schedule.jitter, schedule.colour)):
-        raise UserError(f"jitter and colour of schedule {name} must lie from 0 to below 1.")
-    return schedule

@@ -28,8 +28,8 @@ def draw(task: SegmentationTask, regions: list[Region], folder: Path) -> Path:
     kept = f"{(truth != IGNORE).mean():.0%} of it counts"
     panels = [
         (f"{region.name}, {region.mpp:.3f} um/px, {kept}", read_image(region.image), Image.Resampling.BILINEAR),
-        ("truth: " + ", ".join(f"{n} {s:.0%}" for n, s in zip(task.classes, shares, strict=True) if s), colours[truth], Image.Resampling.NEAREST),
-        (f"prediction ({task.name})", colours[predicted], Image.Resampling.NEAREST),
+        ("truth: " + ", ".join(f"{n} {s:.0%}" for n, s in zip(task.classes, shares, strict=True) if s), truth, Image.Resampling.NEAREST),
+        (f"prediction ({task.name})", predicted, Image.Resampling.NEAREST),
     ]  # fmt: skip
     scale = min(1.0, HIGHEST / max(region.width, region.height))
     size = max(1, round(region.width * scale)), max(1, round(region.height * scale))
@@ -37,7 +37,9 @@ def draw(task: SegmentationTask, regions: list[Region], folder: Path) -> Path:
     picture = Image.new("RGB", (3 * width, size[1] + 2 * BELOW), PAPER)
     pen = ImageDraw.Draw(picture)
     for number, (title, pixels, filter_) in enumerate(panels):
-        picture.paste(Image.fromarray(pixels).resize(size, filter_), (number * width, BELOW))
+        small = np.asarray(Image.fromarray(pixels).resize(size, filter_))
+        panel = Image.fromarray(colours[small] if small.ndim == 2 else small)
+        picture.paste(panel, (number * width, BELOW))
         pen.text((number * width + 2, 4), title[: width // 6], fill=(0, 0, 0))
     for number, (name, colour) in enumerate(
         [*zip(task.classes, task.colours, strict=True), ("does not count", OUTSIDE)]

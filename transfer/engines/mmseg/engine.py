@@ -37,6 +37,8 @@ class MmsegEngine:
             raise UserError(f"engine={name} is not known for segmentation: choose {', '.join(HEADS)}.")
         self.name, self._named, self._device, self._gpus = name, schedule, device, gpus
         self._schedule = read_schedule(schedule, changes)
+        if gpus > 1:
+            _check_gpus(device, gpus)
         if self._schedule.batch % gpus:
             raise UserError(
                 f"gpus={gpus} does not divide the batch of {self._schedule.batch} crops: take a divisor of it."
@@ -84,11 +86,6 @@ class MmsegEngine:
         from transfer.engines.mmseg import segmenter
 
         device, schedule = str(choose_device(self._device)), self._schedule
-        if self._gpus > 1:
-            import torch
-
-            if not device.startswith("cuda") or torch.cuda.device_count() < self._gpus:
-                raise UserError(f"gpus={self._gpus} cannot be had here ({torch.cuda.device_count()} are): give fewer.")
         if device == "cpu":
             schedule = replace(schedule, workers=0)
         split, mixed = task.splits[trial], segmenter.cell_seed(seed, trial)
@@ -106,6 +103,18 @@ class MmsegEngine:
         with replacing(job.folder / "predictions" / f"{region.name}.png") as temporary:
             picture.save(temporary)
         return stitch.confusion(job.task.truth(region), predicted, len(job.task.classes))
+
+
+def _check_gpus(device: str, gpus: int) -> None:
+    import torch
+
+    from transfer.encoders.network import choose_device
+
+    there = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
+    if there < gpus:
+        raise UserError(
+            f"gpus={gpus} but device={device} has {there} to use here: give gpus=1, or as many as there are."
+        )
 
 
 def units(task: SegmentationTask, regions: list[Region], found: list[np.ndarray]) -> pa.Table:
