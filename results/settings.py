@@ -127,7 +127,7 @@ def _set(config: DictConfig, key: str, value: Any, source: str, shown: str | Non
     except (OmegaConfBaseException, OverflowError) as error:
         parent, _, leaf = key.rpartition(".")
         kind = _kind(OmegaConf.select(config, parent) if parent else config, leaf)
-        given = value if shown is None else shown
+        given = str(value if shown is None else shown)[:80]
         raise UserError(f"{key}={given} from {source} does not fit: {kind} is expected.") from error
 
 
