@@ -3,21 +3,36 @@ import torch
 import torchvision
 from torch import nn
 
-from pretrain.backbones import Conv3x3, build
+from pretrain.backbones import SmallMapConv, build
 
 
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (2, 2), (2, 1), (3, 2), (5, 1)])
-def test_conv3x3_is_the_convolution(size: int, stride: int) -> None:
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "stride"), [((1, 1), 1), ((1, 1), 2), ((2, 2), 2), ((2, 2), 1), ((1, 2), 1), ((2, 1), 2), ((3, 3), 2)]
+)
+def test_small_map_convolution_is_the_convolution(size: tuple[int, int], stride: int, kernel: int) -> None:
     torch.manual_seed(0)
-    plain = nn.Conv2d(4, 6, 3, stride=stride, padding=1, bias=False).double()
-    x = torch.randn(5, 4, size, size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    plain = nn.Conv2d(4, 6, kernel, stride=stride, padding=kernel // 2, bias=False).double()
+    plain.to(memory_format=torch.channels_last)
+    x = torch.randn(5, 4, *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
     expected = plain(x)
     weight = torch.randn_like(expected)
-    (wanted,) = torch.autograd.grad((expected * weight).sum(), plain.weight)
-    plain.__class__ = Conv3x3
+    wanted = torch.autograd.grad((expected * weight).sum(), (x, plain.weight))
+    plain.__class__ = SmallMapConv
     torch.testing.assert_close(plain(x), expected)
-    (found,) = torch.autograd.grad((plain(x) * weight).sum(), plain.weight)
+    found = torch.autograd.grad((plain(x) * weight).sum(), (x, plain.weight))
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_small_maps_train_under_autocast(size: int) -> None:
+    torch.manual_seed(0)
+    network, _ = build("resnet18")
+    with torch.autocast("cpu", torch.bfloat16):
+        features = network(torch.randn(4, 3, size, size))
+    features.float().sum().backward()
+    assert features.dtype == torch.bfloat16
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
