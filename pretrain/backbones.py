@@ -8,9 +8,12 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-FEATURE_DIMS = {"resnet18": 512, "resnet50": 2048, "vit_small": 384}
+FEATURE_DIMS = {"resnet18": 512, "resnet50": 2048, "vit_small": 384, "resnet18_quarter": 128}
 TRANSFORMERS = {"vit_small": "vit_small_patch16_224"}
 """Our name -> timm's. Views of any size are taken, padded to whole patches; position embeddings are interpolated."""
+
+QUARTER = (16, 32, 64, 128)
+"""Channels of the stages of `resnet18_quarter`, a ResNet-18 for rehearsals on a CPU; its stem keeps 64, names are torchvision's."""
 
 
 class SmallMaps(torch.autograd.Function):
@@ -87,8 +90,13 @@ def build(name: str) -> tuple[nn.Module, int]:
             TRANSFORMERS[name], pretrained=False, num_classes=0, dynamic_img_size=True, dynamic_img_pad=True
         )
         return network, FEATURE_DIMS[name]
-    network = getattr(torchvision.models, name)(weights=None)
-    network.fc = nn.Identity()
+    if name == "resnet18_quarter":
+        import timm
+
+        network = timm.create_model("resnet18", channels=QUARTER, zero_init_last=False, num_classes=0)
+    else:
+        network = getattr(torchvision.models, name)(weights=None)
+        network.fc = nn.Identity()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -23,6 +23,8 @@ TRANSFORMERS = {192: ("tiny", 12, 3), 384: ("small", 12, 6), 768: ("base", 12, 1
 VIT = re.compile(r"vit_(tiny|small|base|large)(?:_patch([0-9]{1,5})_([0-9]{1,5}))?(?:_([0-9]{1,5})heads)?")
 MOST_PATCH, MOST_SIDE, MOST_GRID = 64, 1024, 256
 """Px of a patch and of the input side, and patches along it, beyond which no transformer is built."""
+QUARTER = "resnet18_quarter"
+"""A ResNet-18 whose stages have a quarter of the channels, behind the whole stem: what pretraining rehearses with on a CPU."""
 TIMM = "timm:"
 """Before the name of any other network of timm."""
 MOCO_HEADS = 12
@@ -31,7 +33,7 @@ MOCO_HEADS = 12
 
 def known_backbones() -> str:
     """Name what `build_backbone` builds, for messages."""
-    return f"{', '.join(RESNETS)}, vit_tiny, vit_small, vit_base, vit_large and {TIMM}NAME"
+    return f"{', '.join(RESNETS)}, vit_tiny, vit_small, vit_base, vit_large, {QUARTER} and {TIMM}NAME"
 
 
 def build_backbone(name: str) -> torch.nn.Module:
@@ -48,6 +50,10 @@ def build_backbone(name: str) -> torch.nn.Module:
     sizes = VIT.fullmatch(name)
     if sizes:
         return _transformer(*sizes.groups())
+    if name == QUARTER:
+        import timm
+
+        return timm.create_model("resnet18", channels=(16, 32, 64, 128), zero_init_last=False, num_classes=0)
     if name.startswith(TIMM):
         import timm
 
