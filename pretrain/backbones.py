@@ -13,7 +13,8 @@ TRANSFORMERS = {"vit_small": "vit_small_patch16_224"}
 """Our name -> timm's. Views of any size are taken, padded to whole patches; position embeddings are interpolated."""
 
 QUARTER = (16, 32, 64, 128)
-"""Channels of the stages of `resnet18_quarter`, a ResNet-18 for rehearsals on a CPU; its stem keeps 64, names are torchvision's."""
+"""Channels of the stages of `resnet18_quarter`, a ResNet-18 for rehearsals on a CPU; its stem keeps 64, so
+that `layer1` has a shortcut too; all other names are torchvision's."""
 
 
 class SmallMaps(torch.autograd.Function):

@@ -47,3 +47,13 @@ def test_backbone_is_torchvisions(name: str, size: int) -> None:
     features = ours.eval()(x)
     assert features.shape == (3, dimension)
     torch.testing.assert_close(features, theirs.eval()(x))
+
+
+def test_the_narrow_resnet_has_torchvisions_names() -> None:
+    ours, dimension = build("resnet18_quarter")
+    wide, _ = build("resnet18")
+    more = ours.state_dict().keys() - wide.state_dict().keys()
+    assert all(name.startswith("layer1.0.downsample.") for name in more)
+    assert ours.state_dict().keys() >= wide.state_dict().keys()
+    assert ours(torch.randn(2, 3, 32, 32)).shape == (2, dimension)
+    assert sum(p.numel() for p in ours.parameters()) < sum(p.numel() for p in wide.parameters()) / 14

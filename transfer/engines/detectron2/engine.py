@@ -79,9 +79,9 @@ class FasterRCNN:
 
     def check(self, backbone: Backbone) -> None:
         """Raise a UserError for an encoder that this detector cannot hold."""
-        if not backbone.architecture.startswith("resnet"):
+        if backbone.architecture not in ("resnet18", "resnet50"):
             raise UserError(
-                f"{backbone.architecture} is no ResNet, and detection takes resnet18 and resnet50 only: score this encoder with "
+                f"{backbone.architecture} cannot become a detector, which takes resnet18 and resnet50 only: score this encoder with "
                 "'python -m transfer classify' instead."
             )
         require_head(backbone.architecture, self._heads)
