@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ def lines_of(text):
     rows = [
         [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")
     ]
-    return {row[0].strip(): row[1:] for row in rows}
+    return {row[0].strip().removesuffix(", seed 0"): row[1:] for row in rows}
 
 
 @pytest.fixture
@@ -196,7 +197,54 @@ def test_pretraining_seeds_are_pooled_as_trials(tmp_path, whole_row):
     assert (cell.done, cell.planned, len(cell.estimate.values)) == (6, 6, 6)
     assert not cell.inside_floor
     assert "pretraining seeds pooled" in markdown(table)
-    assert "sgcl: pretraining seeds 0, 1 are pooled as trials." in markdown(table)
+    assert "| sgcl, 2 seeds |" in markdown(table)
+    assert "| rgb |" in markdown(table)
+    assert "sgcl: 2 pretraining seeds (0, 1) are pooled as trials." in markdown(table)
+
+
+def test_a_row_names_the_seed_and_the_run_that_were_scored(tmp_path, whole_row):
+    whole_row("sgcl", 0.7, engines=("knn",), encoder__seed=7, encoder__run="sgcl-cohort-1")
+    whole_row("npid", 0.7, engines=("knn",), encoder__seed=0, encoder__digest="first", encoder__run="npid-cohort-1")
+    whole_row("npid", 0.7, engines=("knn",), encoder__seed=1, encoder__digest="second", encoder__run="npid-cohort-2")
+    (table,) = tables_of(tmp_path)
+    text = markdown(table)
+    assert "| sgcl, seed 7 |" in text
+    assert "- sgcl: run sgcl-cohort-1 (seed 7)." in text
+    assert "- npid: runs npid-cohort-1 (seed 0), npid-cohort-2 (seed 1)." in text
+    rows = {
+        row["encoder"]: (row["pretraining_seeds"], row["runs"]) for row in csv.DictReader(long_csv(table).splitlines())
+    }
+    assert rows == {"sgcl": ("7", "sgcl-cohort-1"), "npid": ("0 1", "npid-cohort-1; npid-cohort-2")}
+
+
+def test_notes_of_records_stand_under_the_table_once(tmp_path, whole_row):
+    whole_row("sgcl", 0.7, engines=("knn",), notes=["Test and training share slides."])
+    text = markdown(tables_of(tmp_path)[0])
+    assert text.count("- Test and training share slides.") == 1
+
+
+def test_nothing_is_bold_where_every_row_is_tied(tmp_path, whole_row):
+    whole_row("a", 0.0, engines=("knn",))
+    whole_row("b", 0.0, engines=("knn",))
+    rows = lines_of(markdown(tables_of(tmp_path, metric="accuracy")[0]))
+    assert rows["a"][1].startswith("0.000")
+    assert rows["b"][1].startswith("0.000")
+
+
+def test_a_call_with_fewer_trials_is_part_of_one_with_more(tmp_path, cell):
+    for trial in range(3):
+        cell("a", trial=trial)
+    (first,) = (tmp_path / "records").glob("*-t0-*.json")
+    data = json.loads(first.read_text())
+    first.write_text(json.dumps({**data, "trials": 1}))
+    cells = tables_of(tmp_path)[0].rows[0].cells
+    assert (cells["knn", "accuracy"].done, cells["knn", "accuracy"].planned) == (3, 3)
+
+
+def test_a_schedule_tells_columns_apart_by_its_name(tmp_path, whole_row):
+    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": "smoke", "steps": 4, "heads": {"b": 1}})
+    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": "short", "steps": 9, "heads": {"b": 2}})
+    assert tables_of(tmp_path)[0].engines == ["knn (schedule=short)", "knn (schedule=smoke)"]
 
 
 def test_other_weights_of_the_same_name_and_seed_get_their_own_row(tmp_path, whole_row):
