@@ -210,7 +210,7 @@ def test_crashed_dense_cells_are_named(tmp_path, record_of, mixed):
     record = record_of("late", engine="fcn", task__name="segmentation", task__kind="segmentation", engine__settings={})
     write_record(mixed, record, None)
     text = markdown(tables_by_kind(mixed)["segmentation"])
-    assert "| late | unknown | crashed | crashed | crashed |" in text
+    assert "| late, seed 0 | unknown | crashed | crashed | crashed |" in text
     assert "- crashed: late, fcn, trial 0: RuntimeError: out of memory" in text
 
 

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from results.__main__ import main
 from results.errors import UserError
-from results.record import read_records
+from results.record import read_records, write_record
 from results.render import escape_latex, latex, long_csv, markdown, write_tables
 from results.table import build_tables
 
@@ -119,6 +120,7 @@ def test_crashed_cells_are_named(tmp_path, whole_row, cell):
 
 def test_a_partly_crashed_or_unfinished_cell_is_incomplete_and_not_the_best(tmp_path, whole_row, cell):
     whole_row("npid", 0.6, engines=("knn",))
+    whole_row("worse", 0.2, engines=("knn",))
     cell("sgcl", quality=0.9, trial=0)
     cell("sgcl", quality=0.9, trial=1, crashed=True)
     cell("sgcl", quality=0.9, trial=2)
@@ -149,7 +151,7 @@ def test_one_trial_has_no_plus_minus(tmp_path, cell):
     cell("npid", trials=1)
     (table,) = tables_of(tmp_path)
     rows = lines_of(markdown(table))
-    assert re.fullmatch(r"\*\*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]\*\*", rows["npid"][1])
+    assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", rows["npid"][1])
 
 
 def test_versions_and_splits_are_not_mixed(tmp_path, whole_row):
@@ -223,12 +225,15 @@ def test_notes_of_records_stand_under_the_table_once(tmp_path, whole_row):
     assert text.count("- Test and training share slides.") == 1
 
 
-def test_nothing_is_bold_where_every_row_is_tied(tmp_path, whole_row):
-    whole_row("a", 0.0, engines=("knn",))
-    whole_row("b", 0.0, engines=("knn",))
+def test_nothing_is_bold_where_every_row_is_tied(tmp_path, record_of, units_of):
+    for trial in range(3):
+        units = units_of(0.5, fold=trial)
+        wrong = pa.array((units["label"].to_numpy() + 1) % 3, pa.int32())
+        units = units.set_column(units.column_names.index("predicted"), "predicted", wrong)
+        for name in ("a", "b"):
+            write_record(tmp_path / "records", record_of(name, trial=trial, units=units), units)
     rows = lines_of(markdown(tables_of(tmp_path, metric="accuracy")[0]))
-    assert rows["a"][1].startswith("0.000")
-    assert rows["b"][1].startswith("0.000")
+    assert [rows[name][1].partition(" [")[0] for name in ("a", "b")] == ["0.000 ± 0.000"] * 2
 
 
 def test_a_call_with_fewer_trials_is_part_of_one_with_more(tmp_path, cell):
@@ -333,7 +338,7 @@ def test_escape_latex_leaves_plain_text():
 def test_markdown_names_cannot_break_the_table(tmp_path, cell):
     cell("a|b*c")
     text = markdown(tables_of(tmp_path)[0])
-    assert r"| a\|b\*c |" in text
+    assert r"| a\|b\*c, seed 0 |" in text
 
 
 def test_command_writes_and_prints(tmp_path, full, capsys, monkeypatch):

@@ -41,7 +41,7 @@ def test_official_institutes_test_and_the_named_ones_validate(tmp_path):
     assert names(task, split.test) == ["OL"]
     assert names(task, split.validation) == ["A1", "BH"]
     assert names(task, split.train) == ["A2"]
-    assert any("4 of the 151 regions" in remark for remark in task.remarks)
+    assert any("4 of 151 regions" in remark for remark in task.remarks)
 
 
 def test_every_layout_is_read_alike(tmp_path):
@@ -412,6 +412,8 @@ def test_the_real_sample_is_read_and_split(real, tmp_path):
         "xmin54302",
     ]
     assert {region.mpp for region in task.regions} == {0.248}
+    assert task.name == "bcss-subset (sample: 4 of 151 regions)"
+    assert any("test and training share slides" in note for note in task.notes)
     assert any("1 mask(s) without image left out: TCGA-A1-A0SK" in remark for remark in task.remarks)
     assert sum(sum(region.pixels) for region in task.regions) == 4 * 256 * 256 - unsure(task)
     assert all(split.train and split.validation and split.test for split in task.splits)

@@ -310,6 +310,8 @@ def test_the_real_sample_runs_through_the_same_code(tmp_path, capsys):
     assert "not chosen: no validation tiles" in said
     (record, _) = read_records(tmp_path / "records")
     assert not record.data["task"]["rehearsal"]
+    assert record.data["task"]["name"] == "nct-crc-he (sample: 12 of 107,180 tiles)"
+    assert record.data["notes"] == ["A sample, 12 of 107,180 tiles of the data set: these are no scores of nct-crc-he."]
     assert record.units().num_rows == 3
 
 

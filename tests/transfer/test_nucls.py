@@ -221,7 +221,7 @@ def _pipe(path):
         (lambda path: Image.new("CMYK", (96, 96)).save(path, "TIFF"), "as a PNG"),
         (lambda path: Image.new("RGB", (96, 96)).save(path, "EPS"), "as a PNG"),
         (lambda path: path.write_bytes(path.read_bytes()[:-3000]), "as a PNG"),
-        (_bomb, "more than 16384 a side"),
+        (_bomb, r"more than 67\.1 million"),
         (_pipe, "no regular file"),
         (lambda path: _png(path, size=(85, 96)), r"is 85 x 96 px and its annotated window \(8, 8, 88, 88\)"),
     ],
@@ -455,6 +455,8 @@ def test_every_row_of_the_real_sample_is_accounted_for():
     task = load(REAL)
     assert task.report[0] == f"12 images in rgb; 490 rows: 70 {nucls_rows.UNSURE}, 420 {nucls_rows.KEPT}"
     assert task.report[1].startswith("3 windows with neither image nor table")
+    assert task.name == "nucls-super (sample: 12 of 1,744 fields)"
+    assert task.notes == ("A sample, 12 of 1,744 fields of the data set: these are no scores of nucls-super.",)
     assert not task.rehearsal
     for image in task.images:
         stated = Counter(row["super_classification"] for row in rows[image.name])
