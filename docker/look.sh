@@ -34,12 +34,16 @@ mkdir -p work/no-slides results/records results/tables
 slides=$(realpath -m "${slides:-work/no-slides}")
 [ -d "$slides" ] || fail "DATA=$slides is no folder: name the one that holds the slides."
 
+# Every checkout has images and containers of its own: what one built never runs in another.
+project=sgcl-bench-$(pwd -P | sha256sum | cut -c 1-8)
+
 {
     echo "# Written by 'make env' for this machine; docker-compose.yml says what the lines mean."
     echo "RUN_AS=$run_as"
     echo "DATA='$slides'"
     echo "CUDA=$cuda"
+    echo "COMPOSE_PROJECT_NAME=$project"
     echo "COMPOSE_FILE=$files"
     if [ -n "${PIP_CONFIG_FILE:-}" ]; then echo "PIP_CONFIG_FILE='$(realpath "$PIP_CONFIG_FILE")'"; fi
 } >.env
-echo ".env: outputs belong to $run_as, slides from $slides, GPU $gpu, $cuda"
+echo ".env: outputs belong to $run_as, slides from $slides, GPU $gpu, $cuda, images $project/*"

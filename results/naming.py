@@ -20,7 +20,7 @@ def engine_columns(records: Sequence[Record]) -> dict[Hashable, str]:
     for record in records:
         for key in keys:
             values[record.data["engine"]["name"], key].add(_setting(record, key))
-    varied = {name: [key for key in keys if len(values[name, key]) > 1] for name in names}
+    varied = {name: _telling([key for key in keys if len(values[name, key]) > 1], name, records) for name in names}
     columns = {}
     for record in records:
         name = record.data["engine"]["name"]
@@ -29,8 +29,19 @@ def engine_columns(records: Sequence[Record]) -> dict[Hashable, str]:
     return columns
 
 
+def _telling(keys: list[str], engine: str, records: Sequence[Record]) -> list[str]:
+    """Return the settings that tell an engine's columns apart: the schedule's name alone where that is enough."""
+    own = [record for record in records if record.data["engine"]["name"] == engine]
+    if "schedule" not in keys or len({tuple(_setting(record, key) for key in keys) for record in own}) > len(
+        {_setting(record, "schedule") for record in own}
+    ):
+        return keys
+    return ["schedule"]
+
+
 def _setting(record: Record, key: str) -> str:
-    return json.dumps(record.data["engine"]["settings"].get(key), sort_keys=True)
+    value = record.data["engine"]["settings"].get(key)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def engine_rank(column: str) -> tuple[int, str]:

@@ -4,7 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,11 +39,18 @@ def _marks(record: Record) -> list[str]:
     coverage = record.data["encoder"]["coverage"]
     told = {**(coverage if isinstance(coverage, dict) else {}), **record.data["engine"]["settings"]}
     name = record.data["encoder"]["name"]
-    return [
-        f"{name}: {key.replace('_', ' ')}, {json.dumps(told[key], sort_keys=True)}."
-        for key in PER_ENCODER
-        if key in told
-    ]
+    return [f"{name}: {key.replace('_', ' ')}, {_in_words(told[key])}." for key in PER_ENCODER if key in told]
+
+
+def _in_words(told: Any) -> str:
+    """Return what a record tells of a mismatch: `scored on 96 px at 0.25 um/px, trained on 32 px at 0.5 um/px`."""
+    verbs = {"tiles": "scored on", "encoder": "trained on"}
+    sides = told if isinstance(told, dict) else {}
+    if sides.keys() != verbs.keys() or not all(
+        isinstance(side, dict) and {"px", "mpp"} <= side.keys() for side in sides.values()
+    ):
+        return json.dumps(told, sort_keys=True)
+    return ", ".join(f"{verbs[key]} {sides[key]['px']} px at {sides[key]['mpp']:g} um/px" for key in verbs)
 
 
 def _schedule(record: Record) -> str | None:
@@ -66,7 +73,7 @@ def _decoders(records: Sequence[Record]) -> list[str]:
 
 def notes_of(records: Sequence[Record], rows: Sequence["Row"], engine_of: Mapping[Hashable, str]) -> list[str]:
     """Return what a reader must know of these records, rows and, by record path, engine columns."""
-    notes, kind = [], KINDS[records[0].kind]
+    notes, kind = sorted({note for record in records for note in record.data.get("notes", ())}), KINDS[records[0].kind]
     if not any(row.floor for row in rows):
         notes.append("No floor rows: nothing here shows what colour or untrained weights alone would reach.")
     if any(cell.estimate is not None and cell.estimate.tiles_only for row in rows for cell in row.cells.values()):
@@ -77,7 +84,11 @@ def notes_of(records: Sequence[Record], rows: Sequence["Row"], engine_of: Mappin
                 f"{row.name}: only {percent(row.loaded)} of the encoder's weights found their place; the rest is as it was drawn."
             )
         if len(row.seeds) > 1:
-            notes.append(f"{row.name}: pretraining seeds {', '.join(map(str, row.seeds))} are pooled as trials.")
+            seeds = ", ".join(map(str, row.seeds))
+            notes.append(f"{row.name}: {len(row.seeds)} pretraining seeds ({seeds}) are pooled as trials.")
+        if row.runs:
+            runs = ", ".join(f"{run} (seed {seed})" for run, seed in row.runs)
+            notes.append(f"{row.name}: run{'s' if len(row.runs) > 1 else ''} {runs}.")
     notes += sorted({mark for record in records for mark in _marks(record)})
     stores = {record.data["task"]["store_digest"] for record in records}
     if len(stores) > 1:

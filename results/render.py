@@ -32,7 +32,7 @@ _LATEX = {
 CSV_COLUMNS = (
     "task", "kind", "version", "split_digest", "rehearsal", "encoder", "floor", "weights_loaded", "pretraining_overlap",
     "engine", "metric", "unit", "status", "mean", "sd", "low", "high", "trials", "planned_trials", "slides", "{units}",
-    "best_or_tied", "inside_floor",
+    "best_or_tied", "inside_floor", "pretraining_seeds", "runs",
 )  # fmt: skip
 """`{units}` stands for what was scored: tiles, regions or images."""
 
@@ -71,7 +71,11 @@ def _headers(table: Table, engines: list[str]) -> list[str]:
 
 
 def _name(row: Row) -> str:
-    return row.name if row.loaded >= 1 else f"{row.name} ({percent(row.loaded)} loaded)"
+    """Return a row's name with the seed of its pretraining, or how many seeds are pooled, and what was loaded of it."""
+    seeds = (
+        "" if row.seeds == [None] else f", seed {row.seeds[0]}" if len(row.seeds) == 1 else f", {len(row.seeds)} seeds"
+    )
+    return f"{row.name}{seeds}" + ("" if row.loaded >= 1 else f" ({percent(row.loaded)} loaded)")
 
 
 def _cells(table: Table, row: Row, engines: list[str]) -> list[Cell]:
@@ -92,7 +96,7 @@ def caption(table: Table) -> str:
         f"Fractions, mean over {table.trials}; ± is the standard deviation between trials, not an error of the mean. "
         f"[low, high] is the 95 % interval over {drawn} drawn {table.replicates} times, "
         "the same for every row; it holds no randomness of training. Bold: the best of the column and all whose paired "
-        f"difference from it may be 0{arrow}. Pretraining overlap: what the pretraining shares with the test slides."
+        f"difference from it may be 0{arrow}, none where that is all of them. Pretraining overlap: what the pretraining shares with the test slides."
     )
 
 
@@ -198,7 +202,8 @@ def long_csv(table: Table) -> str:
             writer.writerow([
                 table.task, table.kind, table.version, table.split, _truth(table.rehearsal), row.name, _truth(row.floor),
                 f"{row.loaded:g}", row.overlap, engine, metric, "fraction", cell.status, *numbers, cell.done, cell.planned, *counts,
-                _truth(cell.tied), _truth(cell.inside_floor),
+                _truth(cell.tied), _truth(cell.inside_floor), " ".join(str(seed) for seed in row.seeds if seed is not None),
+                "; ".join(run for run, _ in row.runs),
             ])  # fmt: skip
     return text.getvalue()
 

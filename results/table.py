@@ -37,8 +37,8 @@ class Cell:
     """One encoder under one engine and metric.
 
     `status` is `ok`, `crashed` (no trial survived) or `not run`. `done` of `planned` trials were scored; pretraining
-    seeds under one name count as further trials. `tied`: the best of its column or tied with it. `inside_floor`: not
-    shown to beat the best floor of its column.
+    seeds under one name count as further trials. `tied`: the best of its column or tied with it, where others are not.
+    `inside_floor`: not shown to beat the best floor of its column.
     """
 
     status: str
@@ -51,12 +51,16 @@ class Cell:
 
 @dataclass
 class Row:
-    """One encoder name; `cells` by (engine column, metric). `loaded` is the least share of weights that any record loaded."""
+    """One encoder name; `cells` by (engine column, metric). `loaded` is the least share of weights that any record loaded.
+
+    `seeds` are those of the pretraining (None where there was none), `runs` its run folders by seed, as far as records name them.
+    """
 
     name: str
     floor: bool
     overlap: str
     seeds: list[int | None]
+    runs: list[tuple[str, int | None]]
     loaded: float = 1.0
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
 
@@ -233,25 +237,42 @@ def _trial(record: Record) -> Trial:
 
 def _row(floor: bool, name: str, records: Sequence[Record]) -> Row:
     overlap = max((record.data["contamination"] for record in records), key=OVERLAP.index)
-    seeds = {record.data["encoder"]["seed"] for record in records}
+    encoders = [record.data["encoder"] for record in records]
+    seeds = {encoder["seed"] for encoder in encoders}
+    runs = {(encoder["run"], encoder["seed"]) for encoder in encoders if encoder.get("run")}
     loaded = min(record.loaded for record in records)
-    return Row(name, floor, overlap, sorted(seeds, key=lambda seed: (seed is None, seed)), loaded)
+    return Row(
+        name,
+        floor,
+        overlap,
+        sorted(seeds, key=lambda seed: (seed is None, seed)),
+        sorted(runs, key=lambda run: (run[1] is None, run[1] or 0, run[0])),
+        loaded,
+    )
 
 
 def _cell(records: Sequence[Record], estimate: Estimate | None) -> Cell:
     if not records:
         return Cell("not run")
-    planned = {(r.data["encoder"]["digest"], r.data["seed"]): r.data["trials"] for r in records}
+    planned: dict[tuple[str, int], int] = defaultdict(int)
+    for record in records:  # a call with fewer trials is part of one with more
+        of = record.data["encoder"]["digest"], record.data["seed"]
+        planned[of] = max(planned[of], record.data["trials"])
     done = sum(record.ok for record in records)
     return Cell("ok" if done else "crashed", done, max(sum(planned.values()), len(records)), estimate)
 
 
 def _mark(rows: Sequence[Row], column: tuple[str, str]) -> None:
-    """Mark one column: the best and its ties among complete cells, and pretrained cells inside the floor."""
+    """Mark one column: the best and its ties among complete cells, and pretrained cells inside the floor.
+
+    Where every complete cell is tied, such as at 0, none is marked as the best.
+    """
     cells = {index: row.cells[column] for index, row in enumerate(rows) if row.cells[column].estimate is not None}
     complete = {index: cell.estimate for index, cell in cells.items() if cell.done == cell.planned}
-    for index in statistics.tied_with_best(complete):
-        cells[index].tied = True
+    tied = statistics.tied_with_best(complete)
+    if any(index not in tied and not math.isnan(estimate.mean()) for index, estimate in complete.items()):
+        for index in tied:
+            cells[index].tied = True
     floors = {index: cell.estimate for index, cell in cells.items() if rows[index].floor}
     best = statistics.best_of(floors)
     if best is None:

@@ -32,6 +32,11 @@ not run again, so a command can be stopped and repeated; a cell that crashed lea
 Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a record, 143 stopped; finished cells stay.
 """
 
+LEFT_BY_CELLS = (
+    "finished cells have their records; the same command goes on, with the cell that was running from its start."
+)
+LEFT = {"export": "nothing was written."}
+
 COMMANDS = {
     "classify": ("transfer.classify", "classify"),
     "detect": ("transfer.detect", "detect"),
@@ -48,12 +53,18 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         return told(lambda: _run(arguments))
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, _Stopped):
+        print(f"stopped: {LEFT.get(arguments[0], LEFT_BY_CELLS)}", file=sys.stderr, flush=True)
+        return 130 if isinstance(sys.exc_info()[1], KeyboardInterrupt) else 128 + signal.SIGTERM
+
+
+class _Stopped(BaseException):
+    """SIGTERM came; no `except Exception` of a library holds it up."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    signal.signal(number, signal.SIG_IGN)
+    raise _Stopped
 
 
 def _run(arguments: list[str]) -> int:

@@ -5,20 +5,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from pretrain.tiles import TileStore, latest_store
 from results.errors import UserError
 from results.record import find_record, write_record
-from results.settings import compose, split_overrides
 from transfer.cells import Cell, extract, scale_mismatch
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
-from transfer.engines import SCHEDULES, Images, known_engines
-from transfer.recording import Recorder, check_writable, say, timed
+from transfer.engines import Images, known_engines
+from transfer.recording import Recorder, check_writable, say, timed, titled
+from transfer.settings import CellSettings, read_settings
 from transfer.tasks import Request, TileTask, load_task, read_task
 
 HELP = """python -m transfer classify key=value ...
@@ -52,48 +50,19 @@ Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a
 """
 
 
-MOST_TRIALS = 1000
-
-
 @dataclass
-class Settings:
+class Settings(CellSettings):
     """The settings of `python -m transfer classify`; `HELP` says what they mean."""
 
-    encoder: Any = "latest"
-    task: str | None = None
-    root: str | None = None
     store: str | None = None
-    work: str = "work"
-    records: str = "results/records"
     engines: list[str] = field(default_factory=lambda: ["knn", "linear"])
-    schedule: str = "smoke"
-    trials: int = 3
-    seed: int = 0
-    floors: bool = True
-    imagenet: str | None = None
-    download: bool = False
-    allow_partial: bool = False
     max_tiles_per_slide: int | None = None
-    device: str = "auto"
     batch_size: int = 256
 
 
 def load(arguments: list[str]) -> Settings:
     """Resolve `key=value` arguments; a UserError names what is unknown or does not fit."""
-    overrides = split_overrides(arguments)
-    if "task.root" in overrides:
-        overrides["root"] = overrides.pop("task.root")
-    settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], overrides))
-    settings.encoder = [
-        str(spec) for spec in (settings.encoder if isinstance(settings.encoder, list) else [settings.encoder])
-    ]
-    for name, least in (("batch_size", 1), ("trials", 1), ("seed", 0)):
-        if getattr(settings, name) < least:
-            raise UserError(f"{name}={getattr(settings, name)} is too small: give {least} or more.")
-    if settings.trials > MOST_TRIALS:
-        raise UserError(f"trials={settings.trials} is too large: give {MOST_TRIALS} or less.")
-    if settings.schedule not in SCHEDULES:
-        raise UserError(f"schedule={settings.schedule} is not known: choose {', '.join(SCHEDULES)}.")
+    settings = read_settings(Settings, arguments)
     unknown = [name for name in settings.engines if not isinstance(name, str) or name not in known_engines()]
     if unknown or not settings.engines:
         raise UserError(
@@ -127,7 +96,8 @@ def classify(settings: Settings) -> int:
         f"{task.name} v{task.version}: {len(task.tiles)} tiles{apart}, {len(task.classes)} classes, "
         f"{settings.trials} trials, {len(encoders)} encoders" + (" (synthetic slides)" if task.rehearsal else "")
     )
-    for remark in ([task.remark] if task.remark else []) + remarks:
+    trial_notes = [note for trial in range(task.trials) for note in task.trial_notes(trial)]
+    for remark in [*([task.remark] if task.remark else []), *task.notes, *trial_notes, *remarks]:
         say(remark)
     check_writable(Path(settings.records))
     sweep = _Sweep(settings, task)
@@ -218,7 +188,9 @@ class _Sweep:
         self.scored += 1
         first = record["metrics"][0]
         value = "undefined" if first["value"] is None else f"{first['value']:.3f}"
-        remark = f"  {predictions.remark}" if predictions.remark else ""
+        called = np.unique(predictions.predicted)
+        alike = f"all tiles called {cell.task.classes[called[0]]}" if len(called) == 1 else ""
+        remark = "".join(f"  {words}" for words in (predictions.remark, alike) if words)
         say(f"{_title(cell)}  {first['name'].replace('_', ' ')} {value}  {seconds + extraction:.1f} s{remark}")
 
     def _crash(self, cell: Cell, error: Exception, seconds: float) -> None:
@@ -245,4 +217,4 @@ def _by_encoder(encoder: Encoder, cells: list[Cell]) -> Iterator[tuple[Encoder, 
 
 
 def _title(cell: Cell) -> str:
-    return f"{cell.engine:<6}  {cell.encoder.name}  trial {cell.trial + 1}/{cell.task.trials}"
+    return f"{cell.engine:<6}  {titled(cell.encoder)}  trial {cell.trial + 1}/{cell.task.trials}"

@@ -7,23 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
-from omegaconf import OmegaConf
+import pyarrow.parquet as pq
 
 from results.errors import UserError
+from results.files import replacing
 from results.record import cell_key, find_record, slug, write_record
-from results.settings import compose, split_overrides
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
-from transfer.recording import CellRecord, Recorder, check_writable, say, timed
+from transfer.recording import CellRecord, Recorder, check_writable, say, timed, titled
+from transfer.settings import CellSettings
 from transfer.tasks.schema import Request, load_task, read_task
 
 if TYPE_CHECKING:
     from transfer.encoders.network import Backbone
 
-SCHEDULES = ("smoke", "short", "full")
+
+KEPT, SECONDS = "unrecorded.parquet", b"wall_seconds"
+"""Units in a cell's scratch folder whose record could not be written, and how long they took (schema metadata)."""
 
 
 class DenseTask(Protocol):
@@ -74,45 +77,13 @@ class DenseEngine(Protocol):
 
 
 @dataclass
-class DenseSettings:
-    """The settings that every dense command has; `root` is written `task.root=` too."""
+class DenseSettings(CellSettings):
+    """The settings that both dense commands have."""
 
-    encoder: Any = "latest"
-    task: str | None = None
-    root: str | None = None
-    work: str = "work"
-    records: str = "results/records"
-    schedule: str = "smoke"
     engine: str = ""
-    trials: int = 3
-    seed: int = 0
-    floors: bool = True
-    imagenet: str | None = None
-    download: bool = False
-    allow_partial: bool = False
     backbone: str = "resnet18"
-    device: str = "auto"
     gpus: int = 1
     options: Any = None
-
-
-Own = TypeVar("Own", bound=DenseSettings)
-
-
-def load_dense(schema: type[Own], arguments: Sequence[str]) -> Own:
-    """Resolve `key=value` arguments over a schema; a UserError names what is unknown or does not fit."""
-    overrides = split_overrides(list(arguments))
-    if "task.root" in overrides:
-        overrides["root"] = overrides.pop("task.root")
-    settings: Own = OmegaConf.to_object(compose(OmegaConf.structured(schema), [], overrides))
-    given = settings.encoder
-    settings.encoder = [str(spec) for spec in given] if isinstance(given, list) else [str(given)]
-    for name, least in (("trials", 1), ("seed", 0), ("gpus", 1)):
-        if getattr(settings, name) < least:
-            raise UserError(f"{name}={getattr(settings, name)} is too small: give {least} or more.")
-    if settings.schedule not in SCHEDULES:
-        raise UserError(f"schedule={settings.schedule} is not known: choose {', '.join(SCHEDULES)}.")
-    return settings
 
 
 def task_root(settings: DenseSettings, layout: str) -> Path:
@@ -152,8 +123,25 @@ def load_dense_task(settings: DenseSettings, purpose: str, usual: str, changes: 
     return load_task(task, Request(Path(settings.work), root, None, settings.trials, settings.seed), purpose)
 
 
-def run_cells(task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> int:
+class DenseFloor(Protocol):
+    """A row that a score must beat and that trains nothing; it has the identity of an `Encoder`."""
+
+    name: str
+    digest: str
+
+    def units(self, task: Any, trial: int) -> pa.Table:
+        """Return the units of the trial's test part."""
+        ...
+
+
+def run_cells(
+    task: DenseTask, engine: DenseEngine, settings: DenseSettings, untrained: Sequence[DenseFloor] = ()
+) -> int:
     """Score every encoder on every trial whose record is not there yet, one record a cell.
+
+    Args:
+        task, engine, settings: of the command.
+        untrained: floors that are scored after the encoders, without the engine.
 
     Returns:
         0, or 3 when a cell crashed (its record says how) while the others went on.
@@ -184,7 +172,7 @@ def run_cells(task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> 
     )
     check_writable(Path(settings.records))
     sweep = _Sweep(task, engine, settings)
-    for encoder in encoders:
+    for encoder in [*encoders, *untrained]:
         for trial in range(task.trials):
             sweep.run(encoder, trial)
     say(
@@ -228,34 +216,50 @@ class _Sweep:
                 self.elsewhere += 1
 
     def _place(self, encoder: Encoder, trial: int) -> str:
-        return f"{encoder.name}, {self._engine.name}, trial {trial + 1} of {self._task.trials}"
+        return f"{titled(encoder)}, {self._engine.name}, trial {trial + 1} of {self._task.trials}"
 
     def _train(self, encoder: Encoder, trial: int, folder: Path) -> None:
         task, engine, settings = self._task, self._engine, self._settings
         place, records = self._place(encoder, trial), Path(settings.records)
-        say(f"{place}: training")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
         recorder = self._recorder.of(task, encoder, engine.name, engine.settings(), settings.seed, trial)
         recorder.check()
-        backbone = encoder.for_trial(trial).backbone()
         try:
-            units, seconds = timed(lambda: engine.run(task, backbone, settings.seed, trial, folder))
+            units, seconds = self._kept(folder, place) or timed(lambda: self._units(encoder, trial, folder, place))
             record = _scored(recorder, units, seconds)
         except UserError:
             raise
         except Exception as error:  # one cell's end must not be the end of the others
             (folder / "crash.txt").write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-            _write(records, recorder.crashed(error, recorder.seconds), None)
+            _write(records, recorder.crashed(error, recorder.seconds), None, folder, 0.0)
             say(f"{place}: crashed ({type(error).__name__}: {error}); {folder / 'crash.txt'} has the trace")
             self.crashed += 1
             return
-        _write(records, record, units)
+        _write(records, record, units, folder, seconds)
         shown = ", ".join(
             f"{metric['name']} {metric['value']:.3f}" for metric in record["metrics"][:3] if metric["value"] is not None
         )
         say(f"{place}: {shown} ({seconds:.0f} s)")
         self.scored += 1
+
+    def _units(self, encoder: Encoder, trial: int, folder: Path, place: str) -> pa.Table:
+        """Let the engine train and predict, or a floor answer without it; scratch of an earlier try is removed."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if hasattr(encoder, "units"):
+            return encoder.units(self._task, trial)
+        say(f"{place}: training")
+        return self._engine.run(self._task, encoder.for_trial(trial).backbone(), self._settings.seed, trial, folder)
+
+    def _kept(self, folder: Path, place: str) -> tuple[pa.Table, float] | None:
+        """Return the units and seconds of a cell whose record could not be written, where they were kept."""
+        try:
+            units = pq.read_table(folder / KEPT)
+            metadata = dict(units.schema.metadata or {})
+            seconds = float(metadata.pop(SECONDS))
+        except (OSError, ValueError, KeyError, pa.ArrowException):
+            return None
+        say(f"{place}: trained earlier, {folder / KEPT} has its answers")
+        return units.replace_schema_metadata(metadata), seconds
 
 
 def _scored(recorder: CellRecord, units: pa.Table, seconds: float) -> dict[str, Any]:
@@ -266,14 +270,28 @@ def _scored(recorder: CellRecord, units: pa.Table, seconds: float) -> dict[str, 
         raise ValueError(f"the engine's units cannot be scored: {error}") from error
 
 
-def _write(records: Path, record: Mapping[str, Any], units: pa.Table | None) -> None:
+def _write(records: Path, record: Mapping[str, Any], units: pa.Table | None, folder: Path, seconds: float) -> None:
+    """Write a record; where that fails, the units stay in the cell's scratch folder, for the same command to find."""
     try:
         write_record(records, record, units)
     except OSError as error:
+        kept = units is not None and _keep(units, folder, seconds)
         raise UserError(
             f"records={records}: the record of a finished cell could not be written ({error.strerror}): make room or mend the "
-            "folder, then repeat the command."
+            f"folder, then repeat the command{', which will not train it again' if kept else ''}."
         ) from error
+    (folder / KEPT).unlink(missing_ok=True)
+
+
+def _keep(units: pa.Table, folder: Path, seconds: float) -> bool:
+    """Put units aside; whether there was room for that."""
+    stated = {**(units.schema.metadata or {}), SECONDS: repr(seconds).encode()}
+    try:
+        with replacing(folder / KEPT) as temporary:
+            pq.write_table(units.replace_schema_metadata(stated), temporary)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transfer.dense import DenseSettings, load_dense, load_dense_task, run_cells
+from transfer.dense import DenseSettings, load_dense_task, run_cells
 from transfer.recording import say
+from transfer.settings import read_settings
 
 HELP = """python -m transfer detect key=value ...
 
@@ -44,7 +45,7 @@ def load(arguments: Sequence[str]) -> DetectSettings:
     plain = [
         argument.removeprefix("task.") if argument.startswith("task.classes=") else argument for argument in arguments
     ]
-    return load_dense(DetectSettings, plain)
+    return read_settings(DetectSettings, plain)
 
 
 def detect(settings: DetectSettings) -> int:

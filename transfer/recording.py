@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol, TextIO
 import pyarrow as pa
 
 from results import provenance
-from results.errors import UserError
+from results.errors import UserError, printable
 from results.metrics import score_units
 from results.record import SCHEMA, validate
 from transfer.encoders.base import Encoder
@@ -30,6 +29,7 @@ class Task(Protocol):
         split_digest: sha256 over the units, their truth and the parts of every trial.
         data_digest: sha256 over the images.
         trials: how many there are.
+        notes: what a reader of records and tables must know of the data and the split; a task may lack it.
     """
 
     name: str
@@ -116,12 +116,17 @@ class Recorder:
                     "coverage": {**(encoder.coverage or {}), **fit} if fit else encoder.coverage,
                     "method": card.get("method"),
                     "seed": card.get("seed"),
+                    "run": getattr(encoder, "run", None),
                     "card": encoder.card,
                 },
                 "engine": {"name": engine, "settings": settings},
                 "seed": seed,
                 "trial": trial,
                 "trials": task.trials,
+                "notes": [
+                    *getattr(task, "notes", ()),
+                    *(task.trial_notes(trial) if hasattr(task, "trial_notes") else ()),
+                ],
                 "contamination": mark(encoder.card, encoder.kind, task, trial),
                 **self._common,
             }
@@ -143,9 +148,45 @@ def check_writable(folder: Path) -> None:
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print a line of progress at once, to stdout unless told; names may hold any bytes, a terminal gets no control characters."""
     stream = stream or sys.stdout
-    shown = "".join(character for character in line if unicodedata.category(character) not in ("Cc", "Cf"))
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    print(printable(line, stream), file=stream, flush=True)
+
+
+def titled(encoder: Encoder) -> str:
+    """Return an encoder's name with the seed of its pretraining."""
+    seed = (encoder.card or {}).get("seed")
+    return encoder.name if seed is None else f"{encoder.name}, seed {seed}"
+
+
+class Progress:
+    """Says now and then how far a training is: iteration, mean loss since the last line, time that is left.
+
+    Args:
+        total: iterations.
+        every: seconds between lines.
+    """
+
+    def __init__(self, total: int, every: float = 30.0) -> None:
+        self._total, self._every = total, every
+        self._start = self._last = time.monotonic()
+        self._losses: list[float] = []
+
+    def step(self, done: int, loss: float) -> None:
+        """Note the loss of iteration number `done`, from 1, and print a line when it is time."""
+        self._losses.append(loss)
+        now = time.monotonic()
+        if now - self._last < self._every and done != self._total:
+            return
+        left = (now - self._start) / done * (self._total - done)
+        mean = sum(self._losses) / len(self._losses)
+        say(f"  iteration {done:,} of {self._total:,}, loss {mean:.3f}, {in_words(left)} left")
+        self._last, self._losses = now, []
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as `40 s`, `5 min 20 s` or `3 h 10 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

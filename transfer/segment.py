@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from results.files import value_digest
-from results.record import cell_key, find_record, write_record
-from transfer.dense import DenseSettings, load_dense, load_dense_task, run_cells
+from transfer.dense import DenseSettings, load_dense_task, run_cells
 from transfer.engines.mmseg import MmsegEngine
 from transfer.engines.mmseg.engine import units
-from transfer.recording import Recorder, say, timed
+from transfer.recording import say
+from transfer.settings import read_settings
 from transfer.tasks.segmentation import SegmentationTask
 
 HELP = """python -m transfer segment key=value ...
@@ -44,7 +44,7 @@ class Settings(DenseSettings):
 
 def load(arguments: Sequence[str]) -> Settings:
     """Resolve `key=value` arguments; a UserError names what is unknown or does not fit."""
-    return load_dense(Settings, arguments)
+    return read_settings(Settings, arguments)
 
 
 def segment(settings: Settings) -> int:
@@ -60,10 +60,7 @@ def segment(settings: Settings) -> int:
     task = load_dense_task(settings, "segmentation", "bcss")
     for remark in task.remarks:
         say(remark)
-    status = run_cells(task, engine, settings)
-    if settings.floors:
-        record_majority(task, engine, settings)
-    return status
+    return run_cells(task, engine, settings, [MajorityClass()] if settings.floors else [])
 
 
 class MajorityClass:
@@ -72,33 +69,11 @@ class MajorityClass:
     name, kind, coverage, card, feature_dim = "majority class", "floor", None, None, 0
     digest = value_digest({"encoder": "majority_class", "version": 1})
 
-
-def record_majority(task: SegmentationTask, engine: MmsegEngine, settings: Settings) -> None:
-    """Write the record of the majority class for every trial that has none yet."""
-    recorder, floor, records = Recorder(), MajorityClass(), Path(settings.records)
-    for trial, split in enumerate(task.splits):
-        identity = (
-            task.name,
-            task.version,
-            task.split_digest,
-            floor.digest,
-            engine.name,
-            engine.settings(),
-            settings.seed,
-        )
-        if find_record(records, cell_key(*identity, trial)):
-            continue
+    def units(self, task: SegmentationTask, trial: int) -> pa.Table:
+        """Return the units of the trial's test regions."""
+        split = task.splits[trial]
         tested = [task.regions[row] for row in split.test]
-
-        def counted(train: tuple[int, ...] = split.train, tested: list[Any] = tested) -> Any:
-            return units(task, tested, majority(task, train, tested))
-
-        table, seconds = timed(counted)
-        cell = recorder.of(task, floor, engine.name, engine.settings(), settings.seed, trial)
-        record = cell.scored(table, seconds)
-        write_record(records, record, table)
-        first = record["metrics"][0]
-        say(f"majority class, trial {trial + 1} of {task.trials}: {first['name']} {first['value']:.3f}")
+        return units(task, tested, majority(task, split.train, tested))
 
 
 def majority(task: SegmentationTask, train: Sequence[int], tested: Sequence[Any]) -> list[np.ndarray]:

@@ -1,5 +1,8 @@
 """`make env`: what it finds out about a machine, tried on machines made of fake commands."""
 
+import json
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -78,6 +81,46 @@ def test_slides_folder_stays_until_another_is_named(machine, tmp_path):
     assert machine(DATA=str(first))["DATA"] == f"'{first}'"
     assert machine()["DATA"] == f"'{first}'"
     assert machine(DATA=str(second))["DATA"] == f"'{second}'"
+
+
+def test_every_checkout_has_a_project_of_its_own(machine, tmp_path):
+    project = machine()["COMPOSE_PROJECT_NAME"]
+    assert re.fullmatch(r"sgcl-bench-[0-9a-f]{8}", project)
+    assert machine()["COMPOSE_PROJECT_NAME"] == project
+    shutil.copytree(ROOT / "docker", tmp_path / "elsewhere" / "docker")
+    subprocess.run(["bash", tmp_path / "elsewhere/docker/look.sh"], check=True, capture_output=True)
+    assert f"COMPOSE_PROJECT_NAME={project}" not in (tmp_path / "elsewhere/.env").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "project"), [("", "sgcl-bench"), ("COMPOSE_PROJECT_NAME=sgcl-bench-0a1b2c3d", "sgcl-bench-0a1b2c3d")]
+)
+def test_images_and_containers_are_named_after_the_project(tmp_path, line, project):
+    """Compose itself reads its file; no engine is asked."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
+    ):
+        pytest.skip("the docker command or its compose plugin is missing")
+    (tmp_path / "env").write_text(f"RUN_AS=1:1\n{line}\n")
+    command = [
+        "docker",
+        "compose",
+        "--env-file",
+        tmp_path / "env",
+        "-f",
+        ROOT / "docker-compose.yml",
+        "--profile",
+        "test",
+    ]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COMPOSE_")}
+    done = subprocess.run(
+        [*command, "config", "--format", "json"], env=environment, capture_output=True, text=True, check=True
+    )
+    config = json.loads(done.stdout)
+    assert config["name"] == project
+    images = {service["image"].partition(":")[0] for service in config["services"].values()}
+    assert images == {f"{project}/{name}" for name in ("pretrain", "transfer-det", "transfer-seg", "test")}
 
 
 @pytest.mark.parametrize("answer", [{"DATA": "/no/such/folder"}, {"CUDA": "cu99"}, {"GPU": "perhaps"}])

@@ -153,18 +153,22 @@ def test_partly_loaded_encoders_say_so(tmp_path, cell):
     cell("plain", encoder__coverage=None)
     (table,) = build_tables(read_records(tmp_path / "records"), 100)
     text = markdown(table)
-    assert "| old (75.1 % loaded) |" in text
+    assert "| old, seed 0 (75.1 % loaded) |" in text
     assert "- old: only 75.1 % of the encoder's weights found their place" in text
-    assert "| nearly (99.9 % loaded) |" in text
-    assert "| plain |" in text
-    assert r"old (75.1 \% loaded)" in latex(table)
+    assert "| nearly, seed 0 (99.9 % loaded) |" in text
+    assert "| plain, seed 0 |" in text
+    assert r"old, seed 0 (75.1 \% loaded)" in latex(table)
     rows = {row["encoder"]: row["weights_loaded"] for row in csv.DictReader(long_csv(table).splitlines())}
     assert rows == {"old": "0.7519", "nearly": "0.99999", "plain": "1"}
 
 
 def test_scale_mismatch_of_the_coverage_is_a_note(tmp_path, cell):
     cell("old", encoder__coverage={"share": 1.0, "scale_mismatch": {"tiles": 64}})
-    assert '- old: scale mismatch, {"tiles": 64}.' in markdown(build_tables(read_records(tmp_path / "records"), 100)[0])
+    sides = {"tiles": {"px": 96, "mpp": 0.25}, "encoder": {"px": 32, "mpp": 0.5}}
+    cell("new", encoder__coverage={"share": 1.0, "scale_mismatch": sides})
+    text = markdown(build_tables(read_records(tmp_path / "records"), 100)[0])
+    assert '- old: scale mismatch, {"tiles": 64}.' in text
+    assert "- new: scale mismatch, scored on 96 px at 0.25 um/px, trained on 32 px at 0.5 um/px." in text
 
 
 def test_records_of_schema_1_are_read_as_classification(tmp_path, cell, units_of):
@@ -206,7 +210,7 @@ def test_crashed_dense_cells_are_named(tmp_path, record_of, mixed):
     record = record_of("late", engine="fcn", task__name="segmentation", task__kind="segmentation", engine__settings={})
     write_record(mixed, record, None)
     text = markdown(tables_by_kind(mixed)["segmentation"])
-    assert "| late | unknown | crashed | crashed | crashed |" in text
+    assert "| late, seed 0 | unknown | crashed | crashed | crashed |" in text
     assert "- crashed: late, fcn, trial 0: RuntimeError: out of memory" in text
 
 

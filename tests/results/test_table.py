@@ -1,16 +1,18 @@
 import csv
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from results.__main__ import main
 from results.errors import UserError
-from results.record import read_records
+from results.record import read_records, write_record
 from results.render import escape_latex, latex, long_csv, markdown, write_tables
 from results.table import build_tables
 
@@ -27,7 +29,7 @@ def lines_of(text):
     rows = [
         [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")
     ]
-    return {row[0].strip(): row[1:] for row in rows}
+    return {row[0].strip().removesuffix(", seed 0"): row[1:] for row in rows}
 
 
 @pytest.fixture
@@ -118,6 +120,7 @@ def test_crashed_cells_are_named(tmp_path, whole_row, cell):
 
 def test_a_partly_crashed_or_unfinished_cell_is_incomplete_and_not_the_best(tmp_path, whole_row, cell):
     whole_row("npid", 0.6, engines=("knn",))
+    whole_row("worse", 0.2, engines=("knn",))
     cell("sgcl", quality=0.9, trial=0)
     cell("sgcl", quality=0.9, trial=1, crashed=True)
     cell("sgcl", quality=0.9, trial=2)
@@ -148,7 +151,7 @@ def test_one_trial_has_no_plus_minus(tmp_path, cell):
     cell("npid", trials=1)
     (table,) = tables_of(tmp_path)
     rows = lines_of(markdown(table))
-    assert re.fullmatch(r"\*\*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]\*\*", rows["npid"][1])
+    assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", rows["npid"][1])
 
 
 def test_versions_and_splits_are_not_mixed(tmp_path, whole_row):
@@ -196,7 +199,57 @@ def test_pretraining_seeds_are_pooled_as_trials(tmp_path, whole_row):
     assert (cell.done, cell.planned, len(cell.estimate.values)) == (6, 6, 6)
     assert not cell.inside_floor
     assert "pretraining seeds pooled" in markdown(table)
-    assert "sgcl: pretraining seeds 0, 1 are pooled as trials." in markdown(table)
+    assert "| sgcl, 2 seeds |" in markdown(table)
+    assert "| rgb |" in markdown(table)
+    assert "sgcl: 2 pretraining seeds (0, 1) are pooled as trials." in markdown(table)
+
+
+def test_a_row_names_the_seed_and_the_run_that_were_scored(tmp_path, whole_row):
+    whole_row("sgcl", 0.7, engines=("knn",), encoder__seed=7, encoder__run="sgcl-cohort-1")
+    whole_row("npid", 0.7, engines=("knn",), encoder__seed=0, encoder__digest="first", encoder__run="npid-cohort-1")
+    whole_row("npid", 0.7, engines=("knn",), encoder__seed=1, encoder__digest="second", encoder__run="npid-cohort-2")
+    (table,) = tables_of(tmp_path)
+    text = markdown(table)
+    assert "| sgcl, seed 7 |" in text
+    assert "- sgcl: run sgcl-cohort-1 (seed 7)." in text
+    assert "- npid: runs npid-cohort-1 (seed 0), npid-cohort-2 (seed 1)." in text
+    rows = {
+        row["encoder"]: (row["pretraining_seeds"], row["runs"]) for row in csv.DictReader(long_csv(table).splitlines())
+    }
+    assert rows == {"sgcl": ("7", "sgcl-cohort-1"), "npid": ("0 1", "npid-cohort-1; npid-cohort-2")}
+
+
+def test_notes_of_records_stand_under_the_table_once(tmp_path, whole_row):
+    whole_row("sgcl", 0.7, engines=("knn",), notes=["Test and training share slides."])
+    text = markdown(tables_of(tmp_path)[0])
+    assert text.count("- Test and training share slides.") == 1
+
+
+def test_nothing_is_bold_where_every_row_is_tied(tmp_path, record_of, units_of):
+    for trial in range(3):
+        units = units_of(0.5, fold=trial)
+        wrong = pa.array((units["label"].to_numpy() + 1) % 3, pa.int32())
+        units = units.set_column(units.column_names.index("predicted"), "predicted", wrong)
+        for name in ("a", "b"):
+            write_record(tmp_path / "records", record_of(name, trial=trial, units=units), units)
+    rows = lines_of(markdown(tables_of(tmp_path, metric="accuracy")[0]))
+    assert [rows[name][1].partition(" [")[0] for name in ("a", "b")] == ["0.000 ± 0.000"] * 2
+
+
+def test_a_call_with_fewer_trials_is_part_of_one_with_more(tmp_path, cell):
+    for trial in range(3):
+        cell("a", trial=trial)
+    (first,) = (tmp_path / "records").glob("*-t0-*.json")
+    data = json.loads(first.read_text())
+    first.write_text(json.dumps({**data, "trials": 1}))
+    cells = tables_of(tmp_path)[0].rows[0].cells
+    assert (cells["knn", "accuracy"].done, cells["knn", "accuracy"].planned) == (3, 3)
+
+
+def test_a_schedule_tells_columns_apart_by_its_name(tmp_path, whole_row):
+    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": "smoke", "steps": 4, "heads": {"b": 1}})
+    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": "short", "steps": 9, "heads": {"b": 2}})
+    assert tables_of(tmp_path)[0].engines == ["knn (schedule=short)", "knn (schedule=smoke)"]
 
 
 def test_other_weights_of_the_same_name_and_seed_get_their_own_row(tmp_path, whole_row):
@@ -285,7 +338,7 @@ def test_escape_latex_leaves_plain_text():
 def test_markdown_names_cannot_break_the_table(tmp_path, cell):
     cell("a|b*c")
     text = markdown(tables_of(tmp_path)[0])
-    assert r"| a\|b\*c |" in text
+    assert r"| a\|b\*c, seed 0 |" in text
 
 
 def test_command_writes_and_prints(tmp_path, full, capsys, monkeypatch):

@@ -34,13 +34,14 @@ def names(task, rows):
 
 def test_official_institutes_test_and_the_named_ones_validate(tmp_path):
     task = load(write_bcss(tmp_path))
-    assert (task.name, task.rehearsal, task.trials) == ("bcss", False, 3)
+    assert (task.name, task.rehearsal, task.trials) == ("bcss (sample: 4 of 151 regions)", False, 3)
+    assert load(tmp_path, full_set=4).name == load(tmp_path, full_set=None).name == "bcss"
     assert len(set(task.splits)) == 1
     split = task.splits[0]
     assert names(task, split.test) == ["OL"]
     assert names(task, split.validation) == ["A1", "BH"]
     assert names(task, split.train) == ["A2"]
-    assert any("4 of the 151 regions" in remark for remark in task.remarks)
+    assert any("4 of 151 regions" in remark for remark in task.remarks)
 
 
 def test_every_layout_is_read_alike(tmp_path):
@@ -324,7 +325,8 @@ def test_images_are_bounded_before_they_are_decoded(tmp_path, monkeypatch):
 def test_without_official_institutes_each_is_tested_in_turn(tmp_path):
     slides = [f"RHSL-H{1 + number % 3}-{number:04d}-DX1" for number in range(6)]
     task = load(write_bcss(tmp_path / "bcss", slides))
-    assert task.name == "bcss-subset"
+    assert task.name == "bcss-subset (sample: 6 of 151 regions)"
+    assert any("every institute is tested in turn" in note for note in task.notes)
     assert [set(names(task, split.test)) for split in task.splits] == [{"H1"}, {"H2"}, {"H3"}]
     for split in task.splits:
         assert sorted(split.train + split.validation + split.test) == list(range(6))
@@ -347,7 +349,8 @@ def test_slides_and_then_regions_take_the_place_of_institutes(tmp_path):
     for corner in ((1, 2), (3, 4)):
         write_roi(one_slide, roi_name(SLIDES[1], corner), *tissue(40, 40))
     task = load(one_slide)
-    assert any("test and training share slides" in remark for remark in task.remarks)
+    assert any("test and training share slides" in note for note in task.notes)
+    assert set(task.notes) <= set(task.remarks)
     assert all(split.train and split.validation and split.test for split in task.splits)
 
 
@@ -361,7 +364,11 @@ def test_two_regions_have_no_validation_and_one_is_refused(tmp_path):
 def test_digests_follow_images_masks_and_splits(tmp_path):
     write_bcss(tmp_path)
     first = load(tmp_path)
-    assert load(tmp_path, trials=2).split_digest != first.split_digest
+    assert load(tmp_path, trials=1).split_digest == first.split_digest
+    turned = write_bcss(tmp_path / "turned", [f"TCGA-A2-A{n:03d}-DX1" for n in range(4)])
+    assert load(turned, trials=1).split_digest == load(turned, trials=3).split_digest
+    assert load(turned, trials=1).splits == load(turned, trials=3).splits[:1]
+    assert load(turned, trials=4).split_digest != load(turned, trials=3).split_digest
     assert load(tmp_path, mpp=0.4).split_digest != first.split_digest
     image, codes = tissue(96, 144, seed=9)
     write_roi(tmp_path, roi_name(SLIDES[0]), image, tissue(96, 144)[1])
@@ -405,6 +412,8 @@ def test_the_real_sample_is_read_and_split(real, tmp_path):
         "xmin54302",
     ]
     assert {region.mpp for region in task.regions} == {0.248}
+    assert task.name == "bcss-subset (sample: 4 of 151 regions)"
+    assert any("test and training share slides" in note for note in task.notes)
     assert any("1 mask(s) without image left out: TCGA-A1-A0SK" in remark for remark in task.remarks)
     assert sum(sum(region.pixels) for region in task.regions) == 4 * 256 * 256 - unsure(task)
     assert all(split.train and split.validation and split.test for split in task.splits)

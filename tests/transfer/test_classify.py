@@ -55,9 +55,14 @@ def test_a_call_leaves_a_record_for_every_cell_and_the_next_call_has_nothing_to_
         assert record.data["contamination"] == ("unknown" if name.startswith("sgcl") else "clean")
         assert record.units().num_rows > 10
     assert records["sgcl on toy", "knn", 0].data["encoder"]["coverage"]["share"] == 1
+    assert records["sgcl on toy", "knn", 0].data["encoder"]["run"] == "sgcl-toy-1"
+    assert "sgcl on toy: run sgcl-toy-1, seed 0" in said
+    assert "knn     sgcl on toy, seed 0  trial 1/3" in said
     files = {path: path.stat().st_mtime_ns for path in (work.parent / "records").iterdir()}
     assert call(work) == 0
     assert "0 cells scored, 24 already there" in capsys.readouterr().out
+    assert call(work, "trials=1") == 0
+    assert "0 cells scored, 8 already there" in capsys.readouterr().out
     assert files == {path: path.stat().st_mtime_ns for path in (work.parent / "records").iterdir()}
     assert call(work, "floors=false", "seed=1", "engines=[knn]", "trials=2") == 0
     assert "2 cells scored" in capsys.readouterr().out

@@ -1,6 +1,9 @@
 """The runner of detection and segmentation cells, with an engine of three lines in place of the heavy ones."""
 
+import os
+import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -8,7 +11,10 @@ from transfer_toys import write_export
 
 from results.errors import UserError
 from results.record import read_records
-from transfer.dense import DenseSettings, load_dense, run_cells, task_root
+from transfer.__main__ import main
+from transfer.dense import DenseSettings, run_cells, task_root
+from transfer.recording import Progress, in_words
+from transfer.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Toy:
     split_digest: str = "1" * 64
     data_digest: str = "2" * 64
     trials: int = 2
+    notes: tuple[str, ...] = ("Test and training share slides.",)
 
 
 class Engine:
@@ -100,10 +107,10 @@ def test_a_colour_floor_cannot_be_trained_further(settings):
 
 
 def test_the_data_is_what_was_asked_for_or_the_newest_synthetic_cohort(tmp_path):
-    settings = load_dense(DenseSettings, [f"task.root={tmp_path}", f"work={tmp_path / 'work'}"])
+    settings = read_settings(DenseSettings, [f"task.root={tmp_path}", f"work={tmp_path / 'work'}"])
     assert task_root(settings, "nucls") == tmp_path
     with pytest.raises(UserError, match="is not a folder: give the folder of the nucls data set"):
-        task_root(load_dense(DenseSettings, ["task.root=nowhere"]), "nucls")
+        task_root(read_settings(DenseSettings, ["task.root=nowhere"]), "nucls")
     settings.root = None
     with pytest.raises(UserError, match="there is no nucls data"):
         task_root(settings, "nucls")
@@ -123,11 +130,11 @@ def test_the_data_is_what_was_asked_for_or_the_newest_synthetic_cohort(tmp_path)
 )
 def test_settings_that_cannot_be_are_refused(word, said):
     with pytest.raises(UserError, match=said):
-        load_dense(DenseSettings, [word])
+        read_settings(DenseSettings, [word])
 
 
 def test_options_come_from_the_command_line():
-    assert load_dense(DenseSettings, ["options={iterations: 3}"]).options == {"iterations": 3}
+    assert read_settings(DenseSettings, ["options={iterations: 3}"]).options == {"iterations": 3}
 
 
 def test_units_that_cannot_be_scored_are_a_crash_of_their_cell(settings, monkeypatch):
@@ -165,10 +172,98 @@ def test_a_cell_that_another_process_runs_is_left_to_it(settings, capsys):
     assert "1 run by another process" in capsys.readouterr().out
 
 
-def test_records_that_cannot_be_written_are_told_with_their_folder(settings, monkeypatch):
+def test_records_that_cannot_be_written_are_told_and_their_cells_are_not_trained_again(settings, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    settings.floors = False
+    first, second = Engine(), Engine()
+    with monkeypatch.context() as patched:
+        patched.setattr("transfer.dense.write_record", full)
+        with pytest.raises(
+            UserError, match=r"records=.*No space left.*repeat the command, which will not train it again"
+        ):
+            run_cells(Toy(), first, settings)
+    assert run_cells(Toy(), second, settings) == 0
+    assert (first.ran, second.ran) == ([0], [1])
+    assert "trial 1 of 2: trained earlier" in capsys.readouterr().out
+    scored = {r.data["trial"]: r for r in read_records(settings.records)}
+    assert scored[0].units().num_rows == 1
+    assert scored[0].data["wall_seconds"] > 0
+    assert not list((Path(settings.work) / "transfer").glob("*/unrecorded.parquet"))
+
+
+def test_units_that_find_no_room_either_are_trained_again(settings, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("transfer.dense.write_record", full)
-    with pytest.raises(UserError, match=r"records=.*No space left on device.*repeat the command"):
+    monkeypatch.setattr("transfer.dense.pq.write_table", full)
+    with pytest.raises(UserError, match=r"repeat the command\.$"):
         run_cells(Toy(), Engine(), settings)
+
+
+def test_a_record_says_what_run_was_scored_and_what_must_be_known_of_the_task(settings, capsys):
+    settings.floors = False
+    assert run_cells(Toy(), Engine(), settings) == 0
+    (first, _) = read_records(settings.records)
+    assert (first.data["encoder"]["run"], first.data["notes"]) == ("one", ["Test and training share slides."])
+    said = capsys.readouterr().out
+    assert "sgcl on toy: run one, seed 0" in said
+    assert "sgcl on toy, seed 0, toy_engine, trial 1 of 2" in said
+
+
+class Known:
+    """A floor that trains nothing."""
+
+    name, kind, coverage, card, digest = "known answers", "floor", None, None, "3" * 64
+
+    def units(self, task, trial):
+        return pa.table({"unit": ["r1"], "cluster": ["s1"], "pixels_a": [[60, 40]], "pixels_b": [[5, 95]]})
+
+
+def test_a_floor_that_trains_nothing_is_a_cell_like_any_other(settings, capsys):
+    engine = Engine()
+    assert run_cells(Toy(), engine, settings, [Known()]) == 0
+    assert len(engine.ran) == 4
+    assert "6 cells scored, 0 already there" in capsys.readouterr().out.splitlines()[-1]
+    assert sum(r.data["encoder"]["name"] == "known answers" for r in read_records(settings.records)) == 2
+    assert run_cells(Toy(), engine, settings, [Known()]) == 0
+    assert "0 cells scored, 6 already there" in capsys.readouterr().out
+
+
+def test_progress_says_iteration_loss_and_time_left_now_and_then(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr("transfer.recording.time.monotonic", lambda: now[0])
+    progress = Progress(300, every=30)
+    for iteration in range(1, 101):
+        now[0] += 1
+        progress.step(iteration, 3.0 if iteration > 30 else 1.0)
+    assert capsys.readouterr().out.splitlines() == [
+        "  iteration 30 of 300, loss 1.000, 4 min 30 s left",
+        "  iteration 60 of 300, loss 3.000, 4 min 0 s left",
+        "  iteration 90 of 300, loss 3.000, 3 min 30 s left",
+    ]
+    Progress(1, every=30).step(1, 0.5)
+    assert capsys.readouterr().out == "  iteration 1 of 1, loss 0.500, 0 s left\n"
+    assert in_words(11_400) == "3 h 10 min"
+
+
+def test_sigterm_says_what_is_kept_and_exits_with_143(settings, monkeypatch, capsys):
+    class Stopped(Engine):
+        def run(self, task, backbone, seed, trial, folder):
+            if trial == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().run(task, backbone, seed, trial, folder)
+
+    settings.floors = False
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("transfer.detect.detect", lambda given: run_cells(Toy(), Stopped(), settings))
+    try:
+        assert main(["detect"]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().err
+    assert said.startswith("stopped: finished cells have their records; the same command goes on")
+    assert len(said.splitlines()) == 1
+    assert [r.data["trial"] for r in read_records(settings.records)] == [0]

@@ -443,6 +443,11 @@ def test_the_command_writes_one_record_a_cell_and_runs_none_twice(task, tmp_path
     assert len(records) == 2
     assert {record["task"]["kind"] for record in records} == {"detection"}
     assert all("0.6" in record["engine"]["settings"]["detectron2"] for record in records)
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert said.count("  iteration 1 of 1, loss ") == 2
+    assert said.count("  predicting 2 validation and 2 test images") == 2
+    fewer = [argument.replace("trials=2", "trials=1") for argument in arguments]
+    assert detect(load(fewer)) == 0
+    assert "1 already there" in capsys.readouterr().out
     assert detect(load(arguments)) == 0
     assert "2 already there" in capsys.readouterr().out

@@ -47,6 +47,7 @@ def test_an_export_gives_the_features_of_its_weights(run, batch):
         expected = model.eval()((torch.from_numpy(batch).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
     np.testing.assert_allclose(encoder.features(batch), expected.numpy(), rtol=1e-5, atol=1e-6)
     assert (encoder.kind, encoder.name, encoder.feature_dim) == ("run", "sgcl on toy", 512)
+    assert encoder.run == run.name
     stages = {"stem": [5, 5], "layer1": [20, 20], "layer2": [25, 25], "layer3": [25, 25], "layer4": [25, 25]}
     counts = {"share": 1.0, "loaded": 100, "missing": 0, "unexpected": 0, "dropped_heads": {}, "stages": stages}
     assert encoder.coverage == {**counts, "family": "export", "architecture": "resnet18"}

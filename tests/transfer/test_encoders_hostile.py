@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transfer_toys import TILE, write_export
 
 from results.errors import UserError
+from transfer.__main__ import main
 from transfer.classify import load
 from transfer.encoders import EncoderOptions, open_encoder, open_encoders
 from transfer.encoders.architectures import build_backbone, recognise
@@ -147,3 +148,12 @@ def test_names_of_any_bytes_are_shown(monkeypatch):
         monkeypatch.setattr(sys, "stdout", stream)
         say("a\udcffé\x1b[2J\u202e\r")
         assert stream.buffer.getvalue().decode(encoding) == shown
+
+
+def test_a_mistake_is_told_without_control_characters(capsys):
+    assert main(["classify", "task=\x1b[2J\u202enct\nerror: none"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: task=[2Jnct error: none cannot be parsed")
+    assert len(said.splitlines()) == 1
+    assert main(["classify", "encoder=latest", "work=no\x1b]0;such"]) == 2
+    assert "\x1b" not in capsys.readouterr().err

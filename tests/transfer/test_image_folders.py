@@ -83,6 +83,22 @@ def test_the_test_set_is_only_tested_on_and_validation_is_a_share_of_each_class(
     again = opened(settings, root, trials=4)
     assert again.split_digest == task.split_digest
     assert opened(settings, root, trials=4, seed=1).split_digest != task.split_digest
+    fewer = opened(settings, root, trials=1)
+    assert fewer.split_digest == task.split_digest
+    np.testing.assert_array_equal(fewer.splits[0].validation, task.splits[0].validation)
+
+
+def test_a_part_of_the_data_set_goes_by_the_name_of_a_sample(settings, root):
+    for published, name, notes in (
+        (43, "toy-folders", 1),
+        (42, "toy-folders", 0),
+        (5000, "toy-folders (sample: 42 of 5,000 tiles)", 1),
+    ):
+        settings.full_set = published
+        task = opened(settings, root)
+        assert (task.name, len(task.notes)) == (name, notes)
+    (root / "cohort.yaml").write_text("rehearsal: true\n")
+    assert (opened(settings, root).name, opened(settings, root).notes) == ("toy-folders", ())
 
 
 def test_a_class_with_one_tile_trains_and_with_two_has_one_to_choose_on(settings, tmp_path):
@@ -294,6 +310,8 @@ def test_the_real_sample_runs_through_the_same_code(tmp_path, capsys):
     assert "not chosen: no validation tiles" in said
     (record, _) = read_records(tmp_path / "records")
     assert not record.data["task"]["rehearsal"]
+    assert record.data["task"]["name"] == "nct-crc-he (sample: 12 of 107,180 tiles)"
+    assert record.data["notes"] == ["A sample, 12 of 107,180 tiles of the data set: these are no scores of nct-crc-he."]
     assert record.units().num_rows == 3
 
 

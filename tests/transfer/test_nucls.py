@@ -129,7 +129,9 @@ def test_the_window_is_what_is_read(folder):
 @pytest.mark.parametrize("images", ["rgb", "rgbs", "rgbs_colorNormalized"])
 def test_image_folders(tmp_path, images):
     task = load(write_nucls(tmp_path / "n", images=images))
-    assert task.name == ("nucls-super-normalised" if images == "rgbs_colorNormalized" else "nucls-super")
+    whole = "nucls-super-normalised" if images == "rgbs_colorNormalized" else "nucls-super"
+    assert task.name == f"{whole} (sample: 6 of 1,744 fields)"
+    assert f"A sample, 6 of 1,744 fields of the data set: these are no scores of {whole}." in task.notes
     assert len(task.images) == 6
 
 
@@ -168,8 +170,10 @@ def test_broken_files_are_refused_by_name(folder):
 
 
 def test_an_image_too_large_for_a_field_is_refused_before_it_is_decoded(folder, monkeypatch):
-    monkeypatch.setattr("transfer.tasks.boxes.MAX_SIDE", 50)
-    with pytest.raises(UserError, match="more than 50 a side"):
+    monkeypatch.setattr("transfer.tasks.boxes.MOST_PX", 96 * 96)
+    assert load(folder).images
+    monkeypatch.setattr("transfer.tasks.boxes.MOST_PX", 96 * 96 - 1)
+    with pytest.raises(UserError, match=r"96 x 96 px, more than 0\.00921 million"):
         load(folder)
 
 
@@ -217,7 +221,7 @@ def _pipe(path):
         (lambda path: Image.new("CMYK", (96, 96)).save(path, "TIFF"), "as a PNG"),
         (lambda path: Image.new("RGB", (96, 96)).save(path, "EPS"), "as a PNG"),
         (lambda path: path.write_bytes(path.read_bytes()[:-3000]), "as a PNG"),
-        (_bomb, "more than 16384 a side"),
+        (_bomb, r"more than 67\.1 million"),
         (_pipe, "no regular file"),
         (lambda path: _png(path, size=(85, 96)), r"is 85 x 96 px and its annotated window \(8, 8, 88, 88\)"),
     ],
@@ -382,7 +386,8 @@ def test_digests_follow_truth_parts_and_pixels(folder):
     assert more.split_digest != before.split_digest
     assert more.data_digest == before.data_digest
     path.write_text(text)
-    assert load(folder, trials=2).split_digest != before.split_digest
+    assert load(folder, trials=1).split_digest == before.split_digest
+    assert load(folder, trials=1).splits == before.splits[:1]
     assert load(folder, classes="one").split_digest != before.split_digest
     picture = folder / "rgb" / f"{field_name(SLIDES[0], 0)}.png"
     Image.open(picture).rotate(90).save(picture)
@@ -450,6 +455,8 @@ def test_every_row_of_the_real_sample_is_accounted_for():
     task = load(REAL)
     assert task.report[0] == f"12 images in rgb; 490 rows: 70 {nucls_rows.UNSURE}, 420 {nucls_rows.KEPT}"
     assert task.report[1].startswith("3 windows with neither image nor table")
+    assert task.name == "nucls-super (sample: 12 of 1,744 fields)"
+    assert task.notes == ("A sample, 12 of 1,744 fields of the data set: these are no scores of nucls-super.",)
     assert not task.rehearsal
     for image in task.images:
         stated = Counter(row["super_classification"] for row in rows[image.name])

@@ -43,8 +43,11 @@ def test_cells_and_the_majority_class_are_recorded_once(tmp_path, capsys):
         assert record.data["encoder"]["kind"] == "floor"
         assert record.units().num_rows == 1
     said = capsys.readouterr().out
-    assert "4 of the 151 regions" in said
-    assert "majority class, trial 2 of 2" in said
+    assert "4 of 151 regions" in said
+    assert "majority class, fcn, trial 2 of 2" in said
+    assert said.splitlines()[-1].startswith("4 cells scored, 0 already there, 0 crashed")
+    assert "iteration 1 of 1, loss" in said
+    assert "predicting 1 test regions" in said
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
     assert segment(settings(tmp_path)) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()} == written

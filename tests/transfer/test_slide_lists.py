@@ -42,6 +42,8 @@ def test_slides_go_where_their_names_say(tmp_path):
     assert task.classes == ("normal", "tumor")
     assert task.remark == "official split by slide name: 2 slides train, 1 validate, 1 test"
     assert task.trials == 2
+    assert task.name == "camelyon16-tiles (sample: 4 of 399 slides)"
+    assert opened(tmp_path / "store", trials=3).split_digest == task.split_digest
     np.testing.assert_array_equal(task.splits[1].test, split.test)
 
 

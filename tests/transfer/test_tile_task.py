@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from transfer_toys import write_store
 
 from pretrain.tiles import TileStore
 from results.errors import UserError
-from transfer.tasks import Request, known_tasks, load_task, read_task, schema
+from transfer.tasks import Request, Split, known_tasks, load_task, read_task, schema
 from transfer.tasks.tile_labels import TileLabels, load_tile_task
 
 SETTINGS = TileLabels()
@@ -70,8 +71,11 @@ def test_the_split_is_a_function_of_names_and_seed(store):
     assert one.split_digest == two.split_digest
     for a, b in zip(one.splits, two.splits, strict=True):
         np.testing.assert_array_equal(a.test, b.test)
-    digests = {load_tile_task(SETTINGS, store, trials, seed).split_digest for trials, seed in [(3, 4), (3, 5), (2, 4)]}
+    digests = {load_tile_task(SETTINGS, store, trials, seed).split_digest for trials, seed in [(3, 4), (3, 5), (4, 4)]}
     assert len(digests) == 3
+    fewer = load_tile_task(SETTINGS, store, 1, 4)
+    assert fewer.split_digest == one.split_digest
+    np.testing.assert_array_equal(fewer.splits[0].test, one.splits[0].test)
     assert load_tile_task(TileLabels(min_label_share=0.4), store, 3, 4).split_digest not in digests
 
 
@@ -147,3 +151,17 @@ def test_a_cap_on_each_label_keeps_the_rare_ones(store):
 def test_trials_are_bounded(tmp_path, trials):
     with pytest.raises(UserError, match="from 1 to 1000"):
         load_task(SETTINGS, Request(tmp_path, trials=trials))
+
+
+def test_a_class_that_a_trial_cannot_learn_or_choose_by_is_said(store):
+    task = load_tile_task(SETTINGS, store, 3, 0)
+    assert [task.trial_notes(trial) for trial in range(3)] == [(), (), ()]
+    bare = np.isin(np.arange(len(task.tiles)), task.splits[0].train) & (task.labels < 2)
+    held = np.isin(np.arange(len(task.tiles)), task.splits[0].validation) & (task.labels == 1)
+    kept = Split(task.splits[0].train[~bare[task.splits[0].train]], task.splits[0].validation[~held[task.splits[0].validation]], task.splits[0].test)  # fmt: skip
+    unlearned, unseen = replace(task, splits=(kept,)).trial_notes(0)
+    assert (
+        unlearned
+        == f"Trial 1: no tile of {task.classes[1]} to learn from, so all of it that is tested counts as wrong."
+    )
+    assert unseen.startswith(f"Trial 1: validation has {task.classes[0]} and the training part has none")

@@ -15,6 +15,7 @@ class Encoder(Protocol):
         coverage: what of a file found its place in the network (`share` 0 to 1, counts of tensors in all and by stage, what was assumed);
             None where nothing is loaded.
         card: the export's card, or None.
+        run: folder name of the pretraining run; an encoder without one may lack it.
         feature_dim: D.
     """
 

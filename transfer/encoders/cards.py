@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from results.errors import UserError
+from results.errors import UserError, printable
 from results.files import file_digest
 
 NEEDED = {"digest": str, "backbone": str, "feature_dim": int, "input": dict, "method": str, "data": dict}
@@ -25,6 +25,13 @@ class Export:
     def name(self) -> str:
         """Row name: the card's name, or its method, and the cohort it was trained on."""
         return f"{self.card.get('name') or self.card['method']} on {self.cohort}"
+
+    @property
+    def run(self) -> str | None:
+        """Name of the run folder that the export lies in; None for weights that were carried elsewhere."""
+        folder = self.weights.resolve().parent
+        name = folder.parent.name if folder.name == "export" else ""
+        return name.encode("utf-8", "backslashreplace").decode() or None
 
     @property
     def cohort(self) -> str:
@@ -136,7 +143,7 @@ def finished_exports(work: Path) -> list[Path]:
         try:
             export = _peek(card.parent.parent)
         except UserError as error:
-            print(f"warning: a run is left out: {error}", file=sys.stderr, flush=True)
+            print(printable(f"warning: a run is left out: {error}", sys.stderr), file=sys.stderr, flush=True)
             continue
         if export.card.get("finished", True):
             found.append((export.age, card.parent.parent))

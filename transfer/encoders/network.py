@@ -16,6 +16,7 @@ from torch.nn import functional
 from results.errors import UserError
 from results.files import value_digest
 from transfer.encoders.architectures import build_backbone, drawn_backbone, feature_dim
+from transfer.encoders.cards import Export
 from transfer.encoders.coverage import Coverage, load_weights, require_complete, require_sound
 
 __all__ = [
@@ -80,8 +81,9 @@ class NetworkEncoder:
         coverage: dict[str, Any] | None,
         architecture: str,
         card: dict[str, Any] | None = None,
+        run: str | None = None,
     ) -> None:
-        self.name, self.kind, self.digest, self.coverage, self.card = name, kind, digest, coverage, card
+        self.name, self.kind, self.digest, self.coverage, self.card, self.run = name, kind, digest, coverage, card, run
         self.architecture, self.size, self._source = architecture, source.size, source
         self.feature_dim = feature_dim(model)
         self._model, self._device = model.to(device).eval(), device
@@ -151,13 +153,12 @@ def weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def export_encoder(
-    weights: Path, card: dict[str, Any], name: str, kind: str, device: torch.device, allow_partial: bool
-) -> NetworkEncoder:
+def export_encoder(export: Export, kind: str, device: torch.device, allow_partial: bool) -> NetworkEncoder:
     """Open an export of ours by its card; its digest has been checked by `cards.open_export`.
 
     The encoder's own digest is over the weights and the card's input, since both change its features.
     """
+    weights, card = export.weights, export.card
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError, ValueError) as error:
@@ -169,12 +170,13 @@ def export_encoder(
         model,
         Input(card["input"]["size"], tuple(card["input"]["mean"]), tuple(card["input"]["std"])),
         device,
-        name=name,
+        name=export.name,
         kind=kind,
         digest=value_digest([card["digest"], card["input"]]),
         coverage={**coverage.report(), "family": "export", "architecture": card["backbone"]},
         architecture=card["backbone"],
         card=card,
+        run=export.run,
     )
     if encoder.feature_dim != card["feature_dim"]:
         raise UserError(

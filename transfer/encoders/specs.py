@@ -70,7 +70,7 @@ def open_encoder(spec: str, options: EncoderOptions, trial: int = 0) -> Encoder:
     path, kind, branch = _locate(spec, options.work)
     if kind == "run" or not path.is_file() or (not branch and _has_card(path)):
         export = open_export(path)
-        return network.export_encoder(export.weights, export.card, export.name, kind, device, options.allow_partial)
+        return network.export_encoder(export, kind, device, options.allow_partial)
     return foreign.file_encoder(path, branch, options.size, device, options.allow_partial)
 
 
@@ -144,7 +144,12 @@ def open_encoders(
             lines.append(f"no ImageNet row for {setting.backbone}: torchvision has no such weights")
     opened = trained + [open_encoder(spec, setting) for spec, setting in pairs]
     encoders = list({encoder.digest: encoder for encoder in opened}.values())
-    return encoders, [line for encoder in encoders for line in coverage_of(encoder)] + lines
+    runs = [
+        f"{encoder.name}: run {encoder.run}, seed {(encoder.card or {}).get('seed')}"
+        for encoder in encoders
+        if getattr(encoder, "run", None)
+    ]
+    return encoders, [line for encoder in encoders for line in coverage_of(encoder)] + runs + lines
 
 
 def _expanded(specs: Iterable[str], work: Path) -> list[str]:

@@ -11,6 +11,7 @@ from results.files import file_digest
 from results.settings import load_yaml
 from transfer.tasks import segmentation
 from transfer.tasks.bcss_files import CODES, Pair, check_code_table, find_pairs, resolutions
+from transfer.tasks.sample import named_by_size
 from transfer.tasks.schema import Kind
 from transfer.tasks.segmentation import (
     IGNORE,
@@ -50,7 +51,6 @@ GROUPINGS: dict[str, dict[str, tuple[int, ...]]] = {
 whose table leaves out code 1, so that tumour itself is other: for comparison with numbers made there, and for nothing else.
 """
 
-OFFICIAL_REGIONS = 151
 READERS, RESAMPLERS = 4, 2
 """Threads; the second kind holds whole images."""
 
@@ -64,6 +64,7 @@ class BcssSettings:
     kind: str = "bcss"
     grouping: str = "clean"
     mpp: float = 0.5
+    full_set: int | None = None
     test: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
 
@@ -81,7 +82,7 @@ def load(settings: BcssSettings, root: Path, trials: int, cache: Path) -> Segmen
     """Read a BCSS folder, or the cohort's of that layout, and split it.
 
     Where the folder holds none of the official test institutes the regions are split in turn (`split_in_turn`), and the task's
-    name says so: `-rehearsal` for synthetic images, `-subset` for others.
+    name says so: `-rehearsal` for synthetic images, `-subset` for others. The name of a sample says that it is one.
 
     Raises:
         UserError: for a file, a code, a size or a setting that does not fit.
@@ -100,22 +101,21 @@ def load(settings: BcssSettings, root: Path, trials: int, cache: Path) -> Segmen
     card = root.parent / "cohort.yaml"
     rehearsal = card.is_file() and load_yaml(card).get("rehearsal") is True
     name, split = settings.name, official_split(regions, settings.test, settings.validation)
-    if split:
-        splits = (split,) * trials
-        if len(regions) != OFFICIAL_REGIONS:
-            remarks.append(f"{len(regions)} of the {OFFICIAL_REGIONS} regions of BCSS are there")
-    else:
-        splits, level = split_in_turn(regions, trials, str(root))
+    dealt, notes = (split,) if split else (), ()
+    if not split:
+        dealt, level = split_in_turn(regions, trials, str(root))
         name += "-rehearsal" if rehearsal else "-subset"
-        shared = (
-            ""
-            if level == "institute"
-            else "; test and training share " + ("an institute" if level == "slide" else "slides")
+        shared = {"institute": "", "slide": "; test and training share an institute"}.get(
+            level, "; test and training share slides"
         )
         level = "region" if level == "name" else level
-        remarks.append(f"none of the official test institutes is in {root}, so every {level} is tested in turn{shared}")
+        notes += (f"None of the official test institutes is there, so every {level} is tested in turn{shared}.",)
+    if not rehearsal:
+        name, size = named_by_size(name, len(regions), settings.full_set, "regions")
+        notes += size
     task = SegmentationTask(
-        name, settings.version, CLASSES, COLOURS, codes, settings.mpp, rehearsal, tuple(regions), splits, cache, tuple(remarks)
+        name, settings.version, CLASSES, COLOURS, codes, settings.mpp, rehearsal, tuple(regions), dealt, trials, cache,
+        (*remarks, *notes), notes,
     )  # fmt: skip
     _resample_all(task)
     return task

@@ -20,8 +20,8 @@ from transfer.overlap import Origins, origins_of
 
 IGNORED = -1
 """Label of a box that is neither to be found nor wrong to find, under every class."""
-MAX_SIDE = 16384
-"""px; an image with a longer side is refused before it is decoded."""
+MOST_PX = 2**26
+"""Largest image that is decoded, in px (8192 x 8192, 0.2 GB); fields of NuCLS have some 0.1 million."""
 _OPENING = threading.Lock()
 """Filters of warnings belong to the process, so one thread at a time changes them."""
 
@@ -78,6 +78,7 @@ class DetectionTask:
         match_px: how far in px a found centre may lie from a true one and still be the same nucleus.
         splits: one a trial; test never shares a slide with train or validation.
         report: lines that account for every row and file of the source.
+        notes: what a reader of records and tables must know of the data and the split.
     """
 
     name: str
@@ -91,6 +92,7 @@ class DetectionTask:
     split_digest: str
     data_digest: str
     report: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     kind: str = field(default="detection", init=False)
 
     @property
@@ -115,10 +117,10 @@ def opened_field(path: Path) -> Iterator[Image.Image]:
     """
     if not path.is_file():
         raise UserError(f"{path} is no regular file: put the image there or remove it.")
-    large = f"more than {MAX_SIDE} a side: cut it into fields of view first."
+    large = f"more than {MOST_PX / 1e6:.3g} million: cut it into fields of view first."
     try:
         with open(path, "rb") as file, _quiet(file) as image:
-            if max(image.size) > MAX_SIDE:
+            if image.width * image.height > MOST_PX:
                 raise UserError(f"{path} is {image.size[0]} x {image.size[1]} px, {large}")
             bits, mode = _header(file), image.mode
             if (bits, mode) != (8, "RGB") or "transparency" in image.info:
@@ -129,7 +131,7 @@ def opened_field(path: Path) -> Iterator[Image.Image]:
             image.load()
             yield image
     except Image.DecompressionBombError:
-        raise UserError(f"{path} is {large}") from None
+        raise UserError(f"{path} has more px than can be decoded, {large}") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as a PNG image ({' '.join(str(error).split())}): fetch it again or remove it."
@@ -152,7 +154,7 @@ def _header(file: IO[bytes]) -> int:
 
 
 def digests(images: Sequence[BoxedImage], classes: Sequence[str], splits: Sequence[Parts]) -> tuple[str, str]:
-    """Return the digest of units, truth and parts of every trial, and that of the image files."""
+    """Return the digest of units, truth and the parts of one round of folds, and that of the image files."""
     truth = [
         [image.name, image.slide, image.window, image.boxes.astype(float).tolist(), image.labels.tolist()]
         for image in images

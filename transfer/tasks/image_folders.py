@@ -10,8 +10,9 @@ from results.errors import UserError
 from results.files import value_digest
 from transfer.dense import task_root
 from transfer.tasks.image_files import SHOWN, ImageFiles, images_in, is_rehearsal
+from transfer.tasks.sample import named_by_size
 from transfer.tasks.schema import Kind, Request, TaskSettings
-from transfer.tasks.tile_task import Split, TileTask, split_digest
+from transfer.tasks.tile_task import ROUND, Split, TileTask, split_digest
 
 LARGEST = 4096
 """px of a side."""
@@ -30,6 +31,7 @@ class ImageFolders(TaskSettings):
         classes: names of the class folders.
         tile: side of every image in px.
         mpp: um/px.
+        full_set: tiles of both sets as published; folders with fewer go by the name of a sample.
     """
 
     kind: str = "image_folders"
@@ -39,6 +41,7 @@ class ImageFolders(TaskSettings):
     classes: list[str] = field(default_factory=list)
     tile: int = 224
     mpp: float = 0.5
+    full_set: int | None = None
 
     def check(self, where: str) -> None:
         super().check(where)
@@ -82,18 +85,21 @@ def load_image_folders(settings: ImageFolders, request: Request) -> TileTask:
     source = ImageFiles(root, names, settings.tile, settings.mpp, is_rehearsal(root, names), kept)
     count = len(found[settings.train])
     _refuse_shared(source, count)
-    splits = tuple(
-        _split(names, labels, count, settings.validation_share, request.seed, trial) for trial in range(request.trials)
+    draws = tuple(
+        _split(names, labels, count, settings.validation_share, request.seed, trial)
+        for trial in range(max(ROUND, request.trials))
     )
     tiles, units = np.arange(len(names), dtype=np.int64), np.array(names)
-    digest = split_digest(source.digest, tiles, labels, classes, splits)
+    digest = split_digest(source.digest, tiles, labels, classes, draws[:ROUND])
     remark = (
         f"{count} tiles of {settings.train} to train and choose on, {len(names) - count} of {settings.test} to test on; no slide is "
         "known, so intervals are over tiles"
     )
-    return TileTask(
-        str(settings.name), settings.version, source, tiles, units, labels, units, classes, splits, digest, remark
-    )
+    name, notes = str(settings.name), ()
+    if not source.rehearsal:
+        name, notes = named_by_size(name, len(names), settings.full_set, "tiles")
+    splits = draws[: request.trials]
+    return TileTask(name, settings.version, source, tiles, units, labels, units, classes, splits, digest, remark, notes)
 
 
 def _refuse_shared(source: ImageFiles, count: int) -> None:

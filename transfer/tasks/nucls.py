@@ -8,6 +8,7 @@ from pathlib import Path
 from results.errors import UserError
 from transfer.tasks.boxes import IGNORED, BoxedImage, DetectionTask, Parts, digests, opened_field
 from transfer.tasks.nucls_rows import GROUPINGS, Ledger, Window, boxes_of, read_table
+from transfer.tasks.sample import named_by_size
 from transfer.tasks.schema import Kind
 from transfer.tasks.slide_parts import Fold, deal_folds, parts_of
 
@@ -33,6 +34,7 @@ class NuclsSettings:
     mpp: float = 0.2
     match_um: float = 3.0
     min_inside: float = 0.25
+    full_set: int | None = None
     validation_share: float = 0.15
 
     def check(self, where: str) -> None:
@@ -83,18 +85,24 @@ def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> D
             "give the folder of the NuCLS download."
         )
     folds, remarks = _folds(root, images, seed)
-    splits = parts_of(images, folds, trials, seed, settings.validation_share)
+    dealt = parts_of(images, folds, max(trials, len(folds)), seed, settings.validation_share)
+    splits = dealt[:trials]
     _check_nuclei(root, images, splits)
-    split_digest, data_digest = digests(images, classes, splits)
+    split_digest, data_digest = digests(images, classes, dealt[: len(folds)])
     rehearsal = any(image.slide.startswith(SYNTHETIC) for image in images)
     name = f"{'rehearsal-' if rehearsal else ''}{settings.name}-{settings.classes}"
+    name += "-normalised" if folder.name == IMAGE_FOLDERS[-1] else ""
+    notes: tuple[str, ...] = ()
+    if not rehearsal:
+        name, notes = named_by_size(name, len(images), settings.full_set, "fields")
+    notes += _shared(images, splits)
     report = (
         *ledger.lines(len(images), folder.name),
         *remarks,
         *(f"trial {number}: {_told(split)}" for number, split in enumerate(splits, start=1)),
     )
     return DetectionTask(
-        f"{name}-normalised" if folder.name == IMAGE_FOLDERS[-1] else name,
+        name,
         settings.version,
         classes,
         rehearsal,
@@ -104,7 +112,8 @@ def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> D
         splits,
         split_digest,
         data_digest,
-        report,
+        (*report, *notes),
+        notes,
     )
 
 
@@ -128,6 +137,17 @@ def _check_nuclei(root: Path, images: list[BoxedImage], splits: tuple[Parts, ...
                     f"{root}: the {part} part of trial {number} ({split.rule}) has no nucleus of a known class inside its windows: "
                     "add annotated images, or take another fold."
                 )
+
+
+def _shared(images: list[BoxedImage], splits: tuple[Parts, ...]) -> tuple[str, ...]:
+    """Say what the parts of small folders share; the published folds keep hospitals apart."""
+    notes: tuple[str, ...] = ()
+    hospitals = [[{images[row].hospital for row in rows} for rows in (split.test, split.train)] for split in splits]
+    if any(tested & trained for tested, trained in hospitals):
+        notes += ("Test and training share hospitals.",)
+    if any(set(split.validation) & set(split.train) for split in splits):
+        notes += ("The score threshold was chosen on the one training image.",)
+    return notes
 
 
 def _told(split: Parts) -> str:

@@ -73,9 +73,12 @@ class SegmentationTask:
         codes: (256,) class of every mask code, `IGNORE` where it does not count.
         mpp: um/px at which networks see the images.
         rehearsal: whether the images are synthetic.
-        regions, splits: all regions, and one split a trial.
+        regions: all regions.
+        dealt: one round of the split rule, the same however many trials there are; trial t has split t modulo its length.
+        trials: how many.
         cache: folder for resampled regions.
         remarks: what a person should know of how the folder was read.
+        notes: what a reader of records and tables must know of the data and the split.
     """
 
     name: str
@@ -86,14 +89,17 @@ class SegmentationTask:
     mpp: float
     rehearsal: bool
     regions: tuple[Region, ...]
-    splits: tuple[Split, ...]
+    dealt: tuple[Split, ...]
+    trials: int
     cache: Path
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     kind: str = "segmentation"
 
     @property
-    def trials(self) -> int:
-        return len(self.splits)
+    def splits(self) -> tuple[Split, ...]:
+        """One split a trial."""
+        return tuple(self.dealt[trial % len(self.dealt)] for trial in range(self.trials))
 
     def tested(self, trial: int) -> Origins:
         """Return where the test regions of a trial come from."""
@@ -106,9 +112,9 @@ class SegmentationTask:
 
     @property
     def split_digest(self) -> str:
-        """The sha256 over names, scale and masks of the regions, the grouping of codes and the parts of every trial."""
+        """The sha256 over names, scale and masks of the regions, the grouping of codes and the parts of one round."""
         truth = [[r.name, r.slide, r.digests[1], round(r.mpp, 6)] for r in self.regions]
-        parts = [[split.train, split.validation, split.test] for split in self.splits]
+        parts = [[split.train, split.validation, split.test] for split in self.dealt]
         return value_digest([self.classes, self.codes, self.mpp, truth, parts])
 
     def truth(self, region: Region) -> Bytes:
@@ -224,12 +230,12 @@ def split_in_turn(regions: Sequence[Region], trials: int, where: str) -> tuple[t
     """Split a folder that has none of the official test institutes, by names alone.
 
     The groups are the institutes where there are two or more, else the slides, else the single regions. Sorted by name they are
-    dealt into max(3, trials) hands (fewer where there are fewer groups), and trial t tests on hand t, round and round. Of the
+    dealt into max(3, trials) hands (fewer where there are fewer groups), and split t tests on hand t. Of the
     rest, every fourth group from the first on is for validation: of the coarsest kind (institute, slide, region) of which
     there are three or more, else two; of a single region that is left, none.
 
     Returns:
-        one split a trial, and the kind of group that test and train do not share (`institute`, `slide` or `name`).
+        one split a hand, and the kind of group that test and train do not share (`institute`, `slide` or `name`).
 
     Raises:
         UserError: with fewer than two regions.
@@ -243,8 +249,8 @@ def split_in_turn(regions: Sequence[Region], trials: int, where: str) -> tuple[t
     groups = _groups(regions, rows, level)
     hands = min(len(groups), max(3, trials))
     splits = []
-    for trial in range(trials):
-        held = groups[trial % hands :: hands]
+    for hand in range(hands):
+        held = groups[hand::hands]
         test = [row for group in held for row in group]
         rest = [row for row in rows if row not in test]
         validation = _validation(regions, rest)

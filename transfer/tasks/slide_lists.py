@@ -6,9 +6,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from results.errors import UserError
+from transfer.tasks.sample import named_by_size
 from transfer.tasks.schema import Kind, Request
 from transfer.tasks.tile_labels import TileLabels, labelled, open_store
-from transfer.tasks.tile_task import Split, TileTask, split_digest
+from transfer.tasks.tile_task import ROUND, Split, TileTask, split_digest
 
 
 @dataclass
@@ -19,12 +20,14 @@ class SlideLists(TileLabels):
         train_slides: patterns of the official training slides, from which validation is taken.
         validation_slides: names of those held out to choose hyperparameters; `validation_share` is not used.
         test_slides: patterns of the official test slides.
+        full_set: slides of the whole data set; a store with fewer goes by the name of a sample.
     """
 
     kind: str = "slide_lists"
     train_slides: list[str] = field(default_factory=list)
     validation_slides: list[str] = field(default_factory=list)
     test_slides: list[str] = field(default_factory=list)
+    full_set: int | None = None
 
 
 def load_slide_lists(settings: SlideLists, request: Request) -> TileTask:
@@ -52,8 +55,9 @@ def load_slide_lists(settings: SlideLists, request: Request) -> TileTask:
     counts = [sum(part == wanted for part in part_of.values()) for wanted in ("train", "validation", "test")]
     remark = f"official split by slide name: {counts[0]} slides train, {counts[1]} validate, {counts[2]} test"
     splits = (split,) * request.trials
-    digest = split_digest(store.digest, tiles, labels, classes, splits)
-    return TileTask(name, settings.version, store, tiles, tiles, labels, slides, classes, splits, digest, remark)
+    digest = split_digest(store.digest, tiles, labels, classes, (split,) * ROUND)
+    name, notes = named_by_size(name, len(part_of), settings.full_set, "slides")
+    return TileTask(name, settings.version, store, tiles, tiles, labels, slides, classes, splits, digest, remark, notes)
 
 
 def _part(slide: str, settings: SlideLists, where: str) -> str:

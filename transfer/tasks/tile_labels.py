@@ -78,13 +78,14 @@ def load_tile_task(settings: TileLabels, store: TileStore, trials: int, seed: in
     slides = np.asarray(store.index["slide"])[tiles].astype(str)
     groups, hospitals = _groups(store, tiles, slides)
     held = _folds(groups, hospitals, max(FEWEST_SLIDES, trials), seed, str(store.root))
-    splits = tuple(_split(groups, hospitals, fold, settings.validation_share, seed) for fold in held[:trials])
+    dealt = tuple(_split(groups, hospitals, fold, settings.validation_share, seed) for fold in held)
+    splits = dealt[:trials]
     for trial, split in enumerate(splits):
         if len(np.unique(labels[split.train])) < 2:
             raise UserError(
                 f"{store.root}: trial {trial + 1} would train on slides of one class only: annotate more slides, or change seed or trials."
             )
-    digest = split_digest(store.digest, tiles, labels, classes, splits)
+    digest = split_digest(store.digest, tiles, labels, classes, dealt)
     return TileTask(name, settings.version, store, tiles, tiles, labels, slides, classes, splits, digest)
 
 

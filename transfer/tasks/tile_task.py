@@ -55,6 +55,7 @@ class TileTask:
         splits: one per trial.
         split_digest: see `split_digest`.
         remark: one line for the person at the keyboard on what the split is.
+        notes: what a reader of records and tables must know of the data and the split.
     """
 
     kind: ClassVar[str] = "classification"
@@ -69,6 +70,7 @@ class TileTask:
     splits: tuple[Split, ...]
     split_digest: str
     remark: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def rehearsal(self) -> bool:
@@ -97,15 +99,44 @@ class TileTask:
             *(np.unique(np.asarray(index[key])[rows].astype(str)) for key in ("slide", "patient", "hospital"))
         )
 
+    def trial_notes(self, trial: int) -> tuple[str, ...]:
+        """Say which classes a trial has nothing to learn from, or nothing to choose by: its scores are low for that reason."""
+        split = self.splits[trial]
+        train, validation, test = (
+            set(np.unique(self.labels[rows]).tolist()) for rows in (split.train, split.validation, split.test)
+        )
+        notes: tuple[str, ...] = ()
+        if unknown := test - train - validation:
+            notes += (
+                f"Trial {trial + 1}: no tile of {self._names(unknown)} to learn from, so all of it that is tested counts as wrong.",
+            )
+        if unseen := validation - train:
+            notes += (
+                f"Trial {trial + 1}: validation has {self._names(unseen)} and the training part has none, so what is chosen there "
+                "(such as C) may be far from the best.",
+            )
+        return notes
+
+    def _names(self, classes: set[int]) -> str:
+        return ", ".join(self.classes[c] for c in sorted(classes))
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the tiles of rows (n,) as (n, T, T, 3) uint8."""
         return self.source.read_many(self.tiles[rows])
 
 
+ROUND = 3
+"""Draws whose parts go into the digest of a task that draws anew in every trial."""
+
+
 def split_digest(
     data: str, tiles: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], splits: tuple[Split, ...]
 ) -> str:
-    """Return the sha256 over the digest of the data, tile ids, labels, classes and the parts of every trial."""
+    """Return the sha256 over the digest of the data, tile ids, labels, classes and the parts of one round of the split rule.
+
+    A round is the same however many trials are asked for, so that a cell that was scored is found again: all folds, or the
+    first `ROUND` draws.
+    """
     state = hashlib.sha256(json.dumps({"store": data, "classes": classes, "trials": len(splits)}).encode())
     for array in (tiles, labels, *(part for split in splits for part in (split.train, split.validation, split.test))):
         state.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array, dtype="<i8").tobytes())

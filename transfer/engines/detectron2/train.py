@@ -20,6 +20,7 @@ from transfer.engines.detectron2.data import Samples, TestBatches, training_batc
 from transfer.engines.detectron2.schedules import Schedule
 from transfer.engines.detectron2.sheet import draw_sheet
 from transfer.engines.detectron2.threshold import choose_threshold
+from transfer.recording import Progress, say
 from transfer.tasks.boxes import BoxedImage, DetectionTask, to_coco, units_table
 
 UNITS = "units.parquet"
@@ -83,9 +84,22 @@ def train(job: Job) -> torch.nn.Module:
         used.append(hooks.PreciseBN(0, whole, last, schedule.precise_bn))
     if rank == 0:
         used.append(hooks.PeriodicWriter([JSONWriter(str(job.folder / "training.jsonl"))], period=20))
+        used.append(_said(Progress(schedule.iterations)))
     trainer.register_hooks(used)
     trainer.train(0, schedule.iterations)
     return detector
+
+
+def _said(progress: Progress) -> Any:
+    """Return a hook that says how far the training is."""
+    from detectron2.engine import HookBase
+
+    class Said(HookBase):
+        def after_step(self) -> None:
+            loss, _ = self.trainer.storage.latest()["total_loss"]
+            progress.step(self.trainer.iter + 1, loss)
+
+    return Said()
 
 
 def _batches(job: Job, rank: int, world: int, workers: int) -> tuple[Any, Any]:
@@ -117,6 +131,7 @@ def predict(job: Job, detector: torch.nn.Module) -> None:
     """
     task, test = job.task, job.task.part(job.trial, "test")
     held = task.part(job.trial, "validation")
+    say(f"  predicting {len(held)} validation and {len(test)} test images")
     found, _ = infer(job, detector, held, "validation")
     threshold = choose_threshold(units_table(held, found, task.classes), task.match_px)
     found, scores = infer(job, detector, test, "test")

@@ -14,6 +14,7 @@ from results.files import replacing
 from transfer.engines.mmseg.drawing import draw
 from transfer.engines.mmseg.heads import DEPTHS, HEADS
 from transfer.engines.mmseg.schedule import read_schedule
+from transfer.recording import say
 from transfer.tasks.segmentation import Region, SegmentationTask
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class MmsegEngine:
 
             launch(job)
         model = training.trained(job)
+        say(f"  predicting {len(job.split.test)} test regions")
         found = [self._test(task.regions[row], model, job) for row in job.split.test]
         draw(task, [task.regions[row] for row in job.split.test], folder)
         return units(task, [task.regions[row] for row in job.split.test], found)

@@ -1,7 +1,6 @@
 """Training a segmenter with mmengine's runner, which is kept quiet and off the network."""
 
 import math
-import time
 import uuid
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from transfer.engines.mmseg.library import (
 )
 from transfer.engines.mmseg.segmenter import Job, Predictor, build, file_logger
 from transfer.engines.mmseg.stitch import confusion, mean_iou, stitched
+from transfer.recording import Progress
 
 WEIGHTS = "weights.safetensors"
 
@@ -46,7 +46,7 @@ class Keeper(Hook):
     priority = "VERY_LOW"
 
     def __init__(self, job: Job) -> None:
-        self._job, self._best, self._log, self._start = job, -math.inf, [], time.perf_counter()
+        self._job, self._best, self._log, self._progress = job, -math.inf, [], Progress(job.schedule.iterations)
 
     def before_train(self, runner: Runner) -> None:
         """Make sure that nothing touched the encoder's weights since they were loaded."""
@@ -62,6 +62,8 @@ class Keeper(Hook):
         step, schedule, loss = runner.iter + 1, self._job.schedule, float(outputs["loss"].detach())
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in iteration {step}")
+        if runner.rank == 0:
+            self._progress.step(step, loss)
         if step % schedule.validate_every and step != schedule.iterations:
             self._log.append({"iteration": step, "loss": round(loss, 5)})
             return
