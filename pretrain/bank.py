@@ -8,9 +8,16 @@ from torch import Tensor
 
 from pretrain.distributed import World
 from pretrain.randomness import generator
+from results.errors import UserError
 
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 CHUNK = 1 << 18
+
+
+def check_storage(name: str) -> None:
+    """Refuse an unknown way to keep rows with a UserError."""
+    if name not in STORAGES:
+        raise UserError(f"bank={name} is not known: choose one of {', '.join(STORAGES)}.")
 
 
 class MemoryBank:
