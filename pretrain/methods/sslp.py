@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.bank import check_storage
+from pretrain.bank import check_bank
 from pretrain.losses import EPSILON, info_nce, neighbour_loss, ramp_up
 from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.methods.npid import linear_neck
@@ -75,7 +75,7 @@ class SSLP(Method):
     def check(cls, options: SSLPOptions) -> None:
         if not options.radius > 1:
             raise UserError(f"sslp.radius={options.radius:g} reaches no neighbour: give more than 1 (grid units).")
-        check_storage(options.bank)
+        check_bank(options.bank, options.momentum)
         check_form("sslp", options)
 
     @classmethod
