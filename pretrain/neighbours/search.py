@@ -151,7 +151,9 @@ class SampledSearch:
 
     def _places(self, tiles: Tensor) -> Tensor:
         """Columns of the sample that hold the tiles of a padded (B, n) set, as a padded (B, n * repeats) set."""
-        place = torch.searchsorted(self.sample, tiles)[..., None] + torch.arange(self.repeats, device=tiles.device)
+        place = torch.searchsorted(self.sample, tiles.contiguous())[..., None] + torch.arange(
+            self.repeats, device=tiles.device
+        )
         hit = (place < len(self.sample)) & (self.sample[place.clamp(max=len(self.sample) - 1)] == tiles[..., None])
         return torch.where(hit & (tiles[..., None] >= 0), place, -1).flatten(1)
 
