@@ -9,6 +9,10 @@ from results.settings import compose, split_overrides
 
 WIDTH = {"fp32": 4, "bf16": 2, "int8": 1}
 SCALE = {"fp32": 0, "bf16": 0, "int8": 4}
+LIMITS = {
+    "tiles": (1, 1e12), "ranks": (1, 1e6), "batch": (1, 1e6), "dimension": (1, 65536), "features": (1, 65536), "quadrants": (0, 64),
+    "clusterings": (0, 64), "negatives": (1, 1e12), "sample": (1, 1e12), "steps_per_second": (1e-6, 1e6),
+}  # fmt: skip
 KEYS = 24
 """Bytes a tile of a sorted 64-bit index: the key, the sorted key, the order."""
 
@@ -62,9 +66,10 @@ def plan(settings: Settings) -> Plan:
     Raises:
         UserError: for an impossible setting.
     """
-    for name in ("tiles", "ranks", "batch", "dimension", "features", "negatives", "sample"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"{name}={getattr(settings, name)} is too small: give 1 or more.")
+    for name, (low, high) in LIMITS.items():
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{name}={value} does not fit: give a number from {low:g} to {high:g}.")
     if settings.bank not in WIDTH:
         raise UserError(f"bank={settings.bank} is not known: choose one of {', '.join(WIDTH)}.")
     dealt = settings.ranks if settings.shard else 1
@@ -75,8 +80,11 @@ def plan(settings: Settings) -> Plan:
     banks = {name: rows * (size * width + scale) for name, size in sizes.items()}
     if settings.quadrants:
         banks[f"{settings.quadrants} quadrants"] = rows * (quadrants * width + scale * settings.quadrants)
-    read = (settings.negatives + settings.sample) * settings.dimension + settings.sample * settings.features
-    read += settings.negatives * settings.dimension  # the quadrants read a fourth of the tiles in each of four banks
+    negatives, sample = (min(count, settings.tiles) for count in (settings.negatives, settings.sample))
+    read = (negatives + sample) * settings.dimension + sample * settings.features
+    read += (
+        negatives * settings.dimension * bool(settings.quadrants)
+    )  # the quadrants read a fourth of the tiles in each of four banks
     return Plan(
         banks,
         rows * (len(sizes) + settings.quadrants),
@@ -118,7 +126,8 @@ def command(arguments: list[str]) -> int:
         text = overrides.get(name, "")
         if "e" in text.lower():
             try:
-                overrides[name] = str(int(float(text)))
+                number = float(text)
+                overrides[name] = str(int(number)) if number == int(number) else text
             except (ValueError, OverflowError):
                 continue  # told below as a wrong type
     settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], overrides))

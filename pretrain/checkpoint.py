@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from results.files import replacing
 
 KEEP = 2
 BANK_PARTS = ("rows", "scale", "written")
+MISFITS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What loading tensors that do not fit may raise."""
 KEYS = {"progress", "parameters", "buffers", "memory", "optimiser"}
 
 
@@ -86,26 +89,41 @@ def load_banks(folder: Path, step: int, banks: dict[str, MemoryBank], world: Wor
     wanted = {name: bank for name, bank in banks.items() if bank.in_files}
     if not wanted:
         return
-    files = sorted(folder.glob(f"banks-{step:08d}-*-of-*.safetensors"))
-    ranks = {int(file.stem.split("-")[-1]) for file in files}
-    if len(ranks) != 1 or len(files) != next(iter(ranks)):
+    pattern = re.compile(rf"banks-{step:08d}-(\d+)-of-(\d+)\.safetensors")
+    found = [pattern.fullmatch(file.name) for file in sorted(folder.glob("banks-*"))]
+    files = [(folder / match[0], int(match[1]), int(match[2])) for match in found if match]
+    before = files[0][2] if files else 0
+    if not files or {(rank, count) for _, rank, count in files} != {(rank, before) for rank in range(before)}:
         raise UserError(
             f"{folder} lacks some of the bank files of step {step} ({len(files)} found): restore them, or train again."
         )
-    for file in files:
-        rank, before = (int(file.stem.split("-")[place]) for place in (-3, -1))
+    for file, rank, _ in files:
         try:
             with safe_open(file, framework="pt") as saved:
                 for name, bank in wanted.items():
-                    ids = torch.arange(rank, len(bank), before)
-                    mine = ids % bank.step == bank.first
-                    for part in BANK_PARTS:
-                        target, value = getattr(bank, part), saved.get_tensor(f"{name}.{part}")
-                        if len(target) or len(value):
-                            target[(ids[mine] // bank.step).to(target.device)] = value[mine].to(target)
+                    _load_rows(bank, rank, before, {part: saved.get_tensor(f"{name}.{part}") for part in BANK_PARTS})
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"bank file {file} does not fit ({reason}): restore it, or train again.") from error
+
+
+def _load_rows(bank: MemoryBank, rank: int, before: int, saved: dict[str, Tensor]) -> None:
+    """Put the rows that rank `rank` of `before` kept into a bank, as far as they are this rank's."""
+    ids = torch.arange(rank, len(bank), before)
+    mine = ids % bank.step == bank.first
+    for part, value in saved.items():
+        target = getattr(bank, part)
+        shape = (len(ids) if part != "scale" or bank.rows.dtype == torch.int8 else 0, *target.shape[1:])
+        if value.shape != shape or value.dtype != target.dtype:
+            raise ValueError(f"its {part} are {_kind(value)}, {_kind(target.new_empty(shape))} are expected")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"its {part} are not all finite")
+        if len(value):
+            target[(ids[mine] // bank.step).to(target.device)] = value[mine].to(target.device)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{'x'.join(map(str, tensor.shape)) or 'single'} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -121,7 +139,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     path = last.resolve() if last.exists() else saved[-1]
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or not content.keys() >= KEYS:
+        if not _is_checkpoint(content):
             raise ValueError("it holds something else")
     except Exception as error:
         older = [p.name for p in saved if p != path]
@@ -130,16 +148,47 @@ def load(folder: Path) -> dict[str, Any] | None:
     return content
 
 
+def _is_checkpoint(content: Any) -> bool:
+    """Whether a file's content has the parts of a checkpoint, and a place in the run that can be."""
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        return False
+    progress, buffers = content["progress"], content["buffers"]
+    counts = ("epoch", "batch", "step", "tiles_seen", "device_seconds")
+    return (
+        all(isinstance(content[part], dict) for part in ("progress", "parameters", "memory", "optimiser"))
+        and all(isinstance(progress.get(name), int | float) and progress[name] >= 0 for name in counts)
+        and isinstance(progress.get("numbers"), dict)
+        and isinstance(buffers, list)
+        and len(buffers) > 0
+        and all(isinstance(one, dict) for one in buffers)
+    )
+
+
+def restore_method(content: dict[str, Any], method: Any, rank: int | None = None) -> None:
+    """Put the weights, batch norm statistics and memory of a loaded checkpoint into a method.
+
+    Args:
+        rank: whose batch norm statistics; None, and a rank that was not there before, takes their mean.
+
+    Raises:
+        KeyError, RuntimeError, TypeError, ValueError: when they do not fit.
+    """
+    saved, memory = content["buffers"], content["memory"]
+    buffers = saved[rank] if rank is not None and rank < len(saved) else mean_buffers(saved)
+    method.load_state_dict(content["parameters"] | buffers, strict=True)
+    for name, value in method.memory().items():
+        if memory[name].shape != value.shape or memory[name].dtype != value.dtype:
+            raise ValueError(f"its {name} is {_kind(memory[name])}, {_kind(value)} is expected")
+    method.load_memory(memory)
+
+
 def restore(content: dict[str, Any], method: Any, optimiser: torch.optim.Optimizer, rank: int) -> Progress:
     """Put a loaded checkpoint back; a rank that was not there before takes the mean batch norm statistics."""
-    saved = content["buffers"]
-    buffers = saved[rank] if rank < len(saved) else mean_buffers(saved)
     try:
-        method.load_state_dict(content["parameters"] | buffers, strict=True)
-        method.load_memory(content["memory"])
+        restore_method(content, method, rank)
         optimiser.load_state_dict(content["optimiser"])
         return Progress(**content["progress"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except MISFITS as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"the run's checkpoint does not fit its settings ({reason}): delete the run folder and train again."

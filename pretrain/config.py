@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pretrain import methods
 from pretrain.backbones import FEATURE_DIMS
+from pretrain.methods.base import check_numbers
 from pretrain.views import ViewSettings
 from results.errors import UserError
 from results.files import value_digest
@@ -155,6 +156,7 @@ def load(arguments: list[str]) -> DictConfig:
     layers = [(name, {key: value for key, value in values.items() if key not in others}) for name, values in layers]
     config = compose(OmegaConf.structured(schema), layers, overrides)
     _check(config)
+    check_numbers(chosen["method"], method_options(config))
     method.check(method_options(config))
     return config
 
@@ -221,13 +223,6 @@ def _check(config: DictConfig) -> None:
         raise UserError(f"train.optimizer={train.optimizer} is not known: choose sgd, lars or adamw.")
     if train.amp not in ("auto", "off", "bf16"):
         raise UserError(f"train.amp={train.amp} is not known: choose auto, off or bf16.")
-    options = config[config.method]
-    for name in ("temperature", "tau"):
-        if name in options and not options[name] > 0:
-            raise UserError(f"{config.method}.{name}={options[name]} must be above 0.")
-    for name in ("negatives", "nei_k", "clusters", "clusterings", "aux", "dimension"):
-        if name in options and options[name] < 1:
-            raise UserError(f"{config.method}.{name}={options[name]} is too small: give 1 or more.")
 
 
 def method_options(config: DictConfig) -> Any:

@@ -21,6 +21,8 @@ from pretrain.views import QUADRANTS, ViewSettings
 from results.errors import UserError
 
 TOLERANCE = 1e-6
+MOST_PROCESSES = 256
+LIMITS = {"tiles": (1000, 10**7), "batch": (2, 10**6), "steps": (1, 1000), "seed": (0, 2**32 - 1)}
 FORMS = {
     "exact, fp32": {"form": "exact"},
     "exact, bf16": {"form": "exact", "bank": "bf16"},
@@ -178,14 +180,10 @@ def run(arguments: list[str]) -> int:
     from results.settings import compose, split_overrides
 
     settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], split_overrides(arguments)))
-    for key, low in (("tiles", 1000), ("batch", 2), ("steps", 1)):
-        if getattr(settings, key) < low:
-            raise UserError(f"{key}={getattr(settings, key)} is too small: give {low} or more.")
+    _refuse(settings)
     if not distributed.under_torchrun():
         status = 0
         for count in settings.processes:
-            if settings.batch % max(1, count):
-                raise UserError(f"batch={settings.batch} cannot be shared by {count} ranks: give a multiple of it.")
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
             status = max(status, launch([*command, "-m", "pretrain", "parity", *arguments]))
         return status
@@ -198,3 +196,19 @@ def run(arguments: list[str]) -> int:
         return 0 if world.share(all(finding.holds for finding in found)) else 1
     finally:
         distributed.leave()
+
+
+def _refuse(settings: Settings) -> None:
+    """Say what cannot be, before any process starts."""
+    for key, (low, high) in LIMITS.items():
+        if not low <= getattr(settings, key) <= high:
+            raise UserError(f"{key}={getattr(settings, key)} does not fit: give a number from {low} to {high}.")
+    if settings.batch > settings.tiles:
+        raise UserError(f"batch={settings.batch} is more than tiles={settings.tiles}: give fewer, or more tiles.")
+    counts = settings.processes
+    if not counts or not all(1 <= count <= MOST_PROCESSES for count in counts):
+        raise UserError(f"processes={counts} does not fit: give numbers from 1 to {MOST_PROCESSES}, such as [1,2,4].")
+    for count in counts if not distributed.under_torchrun() else ():
+        if settings.batch % count:
+            raise UserError(f"batch={settings.batch} cannot be shared by {count} ranks: give a multiple of it.")
+        distributed.pick_device(settings.device, count - 1)

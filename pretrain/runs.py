@@ -65,7 +65,8 @@ def read_info(root: Path) -> dict[str, Any]:
         raise UserError(f"{root} is not a run folder: run.json cannot be read there.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: restore the file or move that run folder away.") from error
-    if not isinstance(info, dict) or not {"state", "settings_digest", "store", "store_digest"} <= info.keys():
+    told = ("state", "settings_digest", "store", "store_digest")
+    if not isinstance(info, dict) or not all(isinstance(info.get(name), str) for name in told):
         raise UserError(
             f"{path} is damaged, it lacks what a run states: restore the file or move that run folder away."
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from results.errors import UserError
 
@@ -122,11 +122,14 @@ def _set(config: DictConfig, key: str, value: Any, source: str, shown: str | Non
         example = next(iter(_valid_keys(current, f"{key}.")), None)
         hint = f"set one of its keys, such as '{example}'." if example else "it has no keys to set."
         raise UserError(f"'{key}' from {source} is a group of settings: {hint}")
+    parent, _, leaf = key.rpartition(".")
+    group = OmegaConf.select(config, parent) if parent else config
     try:
+        if group._get_node(leaf)._metadata.ref_type is bool and isinstance(value, int | float) and value not in (0, 1):
+            raise ValidationError("OmegaConf takes any number but 0 for true")
         OmegaConf.update(config, key, value)
     except (OmegaConfBaseException, OverflowError) as error:
-        parent, _, leaf = key.rpartition(".")
-        kind = _kind(OmegaConf.select(config, parent) if parent else config, leaf)
+        kind = _kind(group, leaf)
         given = str(value if shown is None else shown)[:80]
         raise UserError(f"{key}={given} from {source} does not fit: {kind} is expected.") from error
 

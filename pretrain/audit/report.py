@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pretrain import checkpoint, methods, pages
 from pretrain.audit import page, sets
 from pretrain.audit.numbers import DIGITS, Cohort, agreement, cross_slide, histogram, per_class, quantiles
-from pretrain.config import TrainSettings
+from pretrain.backbones import FEATURE_DIMS
+from pretrain.config import Config, TrainSettings
 from pretrain.distributed import World
 from pretrain.methods.base import Method
 from pretrain.methods.npid import NPID
@@ -130,19 +131,25 @@ def rebuild(run: Run, store: TileStore, content: dict[str, Any]) -> Method:
     from pretrain.loop import build
 
     config = run.config()
-    schemas = {str(config.method): methods.find(config.method).Options, "views": ViewSettings, "train": TrainSettings}
     try:
+        own = OmegaConf.merge(
+            OmegaConf.structured(Config), {name: config[name] for name in ("seed", "method", "backbone")}
+        )
+        config.seed, config.method, config.backbone = own.seed, own.method, own.backbone
+        if config.backbone not in FEATURE_DIMS:
+            raise ValueError(f"backbone={config.backbone} is not known")
+        options = methods.find(config.method).Options
+        schemas = {config.method: options, "views": ViewSettings, "train": TrainSettings}
         for name, schema in schemas.items():
             config[name] = OmegaConf.merge(OmegaConf.structured(schema), config.get(name) or {})
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError) as error:
         raise _misfit(run.root / "config.yaml", error) from error
     method = build(config, store, World())
     try:
-        method.load_state_dict(content["parameters"] | checkpoint.mean_buffers(content["buffers"]), strict=True)
-        method.load_memory(content["memory"])
-        checkpoint.load_banks(run.root / "checkpoints", content["progress"]["step"], method.banks, World())
-    except (KeyError, RuntimeError, ValueError) as error:
+        checkpoint.restore_method(content, method)
+    except checkpoint.MISFITS as error:
         raise _misfit(run.root / "checkpoints" / "last", error) from error
+    checkpoint.load_banks(run.root / "checkpoints", content["progress"]["step"], method.banks, World())
     return method.eval()
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.backbones import mlp_neck
-from pretrain.bank import STORAGES
+from pretrain.bank import check_bank
 from pretrain.losses import info_nce
 from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.randomness import generator
@@ -56,8 +56,7 @@ class NPID(Method):
     def check(cls, options: NPIDOptions) -> None:
         if options.neck not in NECKS:
             raise UserError(f"neck={options.neck} is not known: choose {' or '.join(NECKS)}.")
-        if options.bank not in STORAGES:
-            raise UserError(f"bank={options.bank} is not known: choose one of {', '.join(STORAGES)}.")
+        check_bank(options.bank, options.momentum)
 
     def remember_rows(self, name: str, dimension: int) -> None:
         """Make a bank as the options say."""

@@ -8,23 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.bank import check_bank
 from pretrain.losses import EPSILON, info_nce, neighbour_loss, ramp_up
 from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.methods.npid import linear_neck
 from pretrain.neighbours import sizes, union, without
-from pretrain.neighbours.clusters import Cells, cluster, random_labels
-from pretrain.neighbours.search import ExactSearch, semantic_sets
+from pretrain.neighbours.clusters import Cells, cluster_bank, random_labels
+from pretrain.neighbours.search import ExactSearch, Search, check_form, is_sampled, sampled_search, semantic_sets
 from pretrain.neighbours.spatial import SpatialIndex
 from pretrain.randomness import key
 from pretrain.views import View, ViewSettings, global_view
 from results.errors import UserError
 
 TERMS = ("self", "spatial", "semantic")
+LAW = "fixed"
 
 
 @dataclass
 class SSLPOptions:
-    """Published values; counts are capped by the number of tiles N (`nei_k` at 5 %, `clusters` at N / 40)."""
+    """Published values; counts are capped by the number of tiles N (`nei_k` at 5 %, `clusters` at N / 40).
+
+    `form`, `sample`, `bank` and `shard` are those of `sgcl`: `sampled` costs the same at any N, `auto` is exact up to 2 million tiles.
+    """
 
     dimension: int = 128
     temperature: float = 0.07
@@ -36,6 +41,10 @@ class SSLPOptions:
     clusterings: int = 3
     ramp_up: int = 10
     forget_start: bool = True
+    form: str = "auto"
+    sample: int = 16384
+    bank: str = "fp32"
+    shard: bool = False
 
 
 class SSLP(Method):
@@ -56,14 +65,18 @@ class SSLP(Method):
         self.index = SpatialIndex(facts.slide, facts.x, facts.y, options.radius)
         start = random_labels(facts.tiles, self.clusters, options.clusterings, facts.seed, facts.world.device)
         self.cells = Cells(start)
-        self.add_bank("global", options.dimension, options.momentum, options.forget_start)
-        bank = self.banks["global"]
-        self.search = ExactSearch(bank, bank, "fixed", facts.seed)
+        self.add_bank("global", options.dimension, options.momentum, options.forget_start, options.bank, options.shard)
+        self.sampled = is_sampled(options.form, facts.tiles)
+        if not self.sampled:
+            bank = self.banks["global"]
+            self.exact = ExactSearch(bank, bank, LAW, facts.seed)
 
     @classmethod
     def check(cls, options: SSLPOptions) -> None:
         if not options.radius > 1:
             raise UserError(f"sslp.radius={options.radius:g} reaches no neighbour: give more than 1 (grid units).")
+        check_bank(options.bank, options.momentum)
+        check_form("sslp", options)
 
     @classmethod
     def without_coordinates(cls) -> dict[str, Any]:
@@ -75,14 +88,15 @@ class SSLP(Method):
     def views(self) -> tuple[View, ...]:
         return (global_view(self.view_settings),)
 
-    def resolved(self) -> dict[str, int]:
-        return {"nei_k": self.nearest, "clusters": self.clusters}
+    def resolved(self) -> dict[str, Any]:
+        form = "sampled" if self.sampled else "exact"
+        return {"nei_k": self.nearest, "clusters": self.clusters, "form": form}
 
     def start_epoch(self, epoch: int) -> None:
         """Cluster the bank anew, from the second epoch on, when its rows are no longer noise (D8)."""
         if epoch >= 1:
-            rows = self.banks["global"].rows
-            self.cells = Cells(cluster(rows, self.clusters, self.options.clusterings, self.facts.world))
+            bank, count, seed = self.banks["global"], self.options.clusterings, self.facts.seed
+            self.cells = Cells(cluster_bank(bank, self.clusters, count, seed, whole=not self.sampled))
 
     def forward(self, views: dict[str, Tensor], tile_ids: Tensor, epoch: int, step: int) -> Step:
         q = F.normalize(self.neck(self.backbone(views["global"])).float(), dim=1)
@@ -92,15 +106,23 @@ class SSLP(Method):
         weights = {"spatial": weight, "semantic": weight}
         return Step(losses, q, tile_ids, weights, {"global": q}, numbers)
 
+    def search(self, step: int) -> Search:
+        """The form that looks through the bank in this step."""
+        if not self.sampled:
+            return self.exact
+        bank = self.banks["global"]
+        return sampled_search(bank, bank, self.options.sample, LAW, self.facts.seed, step)
+
     def terms(
         self, q: Tensor, tile_ids: Tensor, epoch: int, step: int
     ) -> tuple[dict[str, Tensor], dict[str, float | Tensor]]:
         """The three losses of (B, D) queries, and the mean sizes of the positive sets."""
         bank, tau = self.banks["global"], self.options.temperature
-        spatial, semantic = self.positive_sets(q.detach(), tile_ids, epoch)
+        search = self.search(step)
+        spatial, semantic = self.positive_sets(q.detach(), tile_ids, epoch, search)
         excluded = union(spatial, semantic, tile_ids[:, None])
         mined = {
-            term: self.search.mined(q, q.detach(), excluded, self.nearest, self.draws(step, term))[:2] for term in TERMS
+            term: search.mined(q, q.detach(), excluded, self.nearest, self.draws(step, term))[:2] for term in TERMS
         }
         similarity, present = mined["self"]
         losses = {
@@ -120,14 +142,15 @@ class SSLP(Method):
         return np.random.default_rng(key(self.facts.seed, step, self.facts.world.rank, "ranks", term))
 
     @torch.no_grad()
-    def positive_sets(self, q: Tensor, tile_ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def positive_sets(
+        self, q: Tensor, tile_ids: Tensor, epoch: int, search: Search | None = None
+    ) -> tuple[Tensor, Tensor]:
         """P and S of every anchor as padded (B, n) sets; the anchor is in neither (D5)."""
         spatial = self.index.positives(tile_ids)
         if epoch < 1:
             return spatial, spatial[:, :0]
-        semantic = semantic_sets(
-            self.search, self.cells, self.banks["global"], q, tile_ids, spatial, self.options.aux, self.nearest
-        )
+        bank, search = self.banks["global"], search or self.search(0)
+        semantic = semantic_sets(search, self.cells, bank, q, tile_ids, spatial, self.options.aux, self.nearest)
         return spatial, union(without(semantic, tile_ids))
 
     def memory(self) -> dict[str, Tensor]:

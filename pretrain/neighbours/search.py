@@ -5,7 +5,7 @@ costs the same at any N (S2, S3): a query's cell holds the candidates, and M uni
 `nearest`-th of all rows would be, and what lies at a given share of the similarity list.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,32 @@ from pretrain.neighbours.clusters import Cells
 from pretrain.neighbours.mining import Ranks, draw_fractions, mined_negatives
 from pretrain.neighbours.select import kth_largest
 from pretrain.neighbours.semantic import auxiliary_anchors, semantic_positives
+from pretrain.randomness import generator
+from results.errors import UserError
 
+EXACT_LIMIT = 2_000_000
+"""Tiles up to which `form=auto` is exact (S2)."""
+FORMS = ("auto", "exact", "sampled")
+LEAST_SAMPLE = 100
 MOST_CANDIDATES = 4096
 """Of a cell with more tiles than this, a sampled search looks at so many, taken at even steps."""
+
+
+def check_form(method: str, options: Any) -> None:
+    """Refuse options `form`, `sample` and `shard` of a method that do not fit, with a UserError."""
+    if options.form not in FORMS:
+        raise UserError(f"{method}.form={options.form} is not known: choose auto, exact or sampled.")
+    if options.sample < LEAST_SAMPLE:
+        raise UserError(f"{method}.sample={options.sample} is too small: give {LEAST_SAMPLE} or more.")
+    if options.shard and options.form != "sampled":
+        raise UserError(
+            f"{method}.shard=true needs {method}.form=sampled: the exact form compares with all rows on every rank."
+        )
+
+
+def is_sampled(form: str, tiles: int) -> bool:
+    """Whether a form (one of `FORMS`) looks at a sample of N tiles."""
+    return form == "sampled" or (form == "auto" and tiles > EXACT_LIMIT)
 
 
 class Search(Protocol):
@@ -120,14 +143,17 @@ class SampledSearch:
         fractions = draw_fractions(self.law, count, rng, self.seed)
         ranks = torch.from_numpy((fractions * len(self.sample)).astype(np.int64)).to(queries.device)
         with torch.no_grad():
-            close = pooled @ self.backbone[self.sample].T
+            rows = self.rows if self.backbone is self.bank else self.backbone[self.sample]
+            close = pooled @ rows.T
             found = mined_negatives(close, self._places(excluded), ranks)
         similarity = (queries @ self.rows.T).gather(1, found.clamp(min=0))
         return similarity, found >= 0, torch.where(found >= 0, self.sample[found.clamp(min=0)], -1)
 
     def _places(self, tiles: Tensor) -> Tensor:
         """Columns of the sample that hold the tiles of a padded (B, n) set, as a padded (B, n * repeats) set."""
-        place = torch.searchsorted(self.sample, tiles)[..., None] + torch.arange(self.repeats, device=tiles.device)
+        place = torch.searchsorted(self.sample, tiles.contiguous())[..., None] + torch.arange(
+            self.repeats, device=tiles.device
+        )
         hit = (place < len(self.sample)) & (self.sample[place.clamp(max=len(self.sample) - 1)] == tiles[..., None])
         return torch.where(hit & (tiles[..., None] >= 0), place, -1).flatten(1)
 
@@ -135,3 +161,9 @@ class SampledSearch:
         places = self._places(tiles)
         row, column = (places >= 0).nonzero(as_tuple=True)
         similarity[row, places[row, column]] = -torch.inf
+
+
+def sampled_search(bank: MemoryBank, backbone: MemoryBank, count: int, law: str, seed: int, step: int) -> SampledSearch:
+    """The sampled form of one step: `count` rows, at most N, drawn by (seed, step), the same on every rank."""
+    drawn = torch.randint(len(bank), (min(count, len(bank)),), generator=generator(seed, step, "sample"))
+    return SampledSearch(bank, backbone, drawn.sort().values.to(bank.rows.device), law, seed)

@@ -39,6 +39,8 @@ def at_ranks(values: Tensor, ranks: Tensor) -> Tensor:
         columns = np.arange(len(row))
         if deepest < len(row):
             columns = np.flatnonzero(row >= np.partition(row, len(row) - deepest)[len(row) - deepest])
+            if len(columns) < deepest:  # not-a-number, which the loss will tell of, sorts above everything
+                return pick(np.nan_to_num(row, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
         bits = row[columns].view(np.int32)
         ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)  # integers in the order of the floats
         return np.sort((~ordered << 32) | columns)[wanted] & 0xFFFFFFFF

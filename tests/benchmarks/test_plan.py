@@ -44,7 +44,24 @@ def test_counts_may_be_written_short(capsys):
     assert "100,000,000 tiles" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argument", ["tiles=0", "bank=fp8", "tiles=many", "tile=5", "tiles=1exe"])
+def test_no_more_rows_are_read_than_there_are_tiles():
+    small, published = plan(Settings(tiles=1000, ranks=2)), plan(Settings(tiles=65_536, ranks=2))
+    assert small.exchanged == (3 * 1000 * 128 + 1000 * 512) * 4 // 2
+    assert published.exchanged == ((2 * 65_536 + 16_384) * 128 + 16_384 * 512) * 4 // 2
+    without = plan(Settings(tiles=1000, ranks=2, quadrants=0))
+    assert without.exchanged == (2 * 1000 * 128 + 1000 * 512) * 4 // 2
+
+
+MISTAKES = (
+    "tiles=0", "tiles=-1", "tiles=1e30", "tiles=nan", "tiles=many", "tiles=1exe", "tiles=1.5e0", "tiles=99999999999999999999",
+    "bank=fp8", "tile=5", "ranks=0", "batch=99999999999999999999", "quadrants=-1", "clusterings=-1", "dimension=1e30",
+    "sample=1e400", "steps_per_second=0", "steps_per_second=-1", "steps_per_second=nan", "steps_per_second=inf", "shard=2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", MISTAKES)
 def test_mistakes_end_with_2(argument, capsys):
     assert main(["plan", argument]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1

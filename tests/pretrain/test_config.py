@@ -60,10 +60,16 @@ def test_places_and_speeds_are_no_part_of_a_runs_identity():
         ("recipe=dmeo", "choose one of .*demo, smoke"),
         ("method=sgkl", "did you mean 'sgcl'"),
         ("backbone=resnet19", "choose one of"),
+        ("sgcl.inner=2", "true or false is expected"),
+        ("sgcl.d1=-0.5", "true or false or null is expected"),
+        ("method=npid npid.momentum=0", "above 0, at most 1"),
+        ("method=npid_mcrop npid_mcrop.momentum=0", "above 0, at most 1"),
+        ("method=sslp sslp.momentum=0", "above 0, at most 1"),
+        ("sgcl.radius=1", "sgcl.radius=1.0 does not fit"),
         ("foo", "write key=value"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(argument, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
-        load([argument])
+        load(argument.split())
     assert "\n" not in str(caught.value)

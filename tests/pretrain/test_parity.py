@@ -69,9 +69,20 @@ def test_several_ranks_compute_what_one_does():
     assert "parity of 4 rank(s) with one, gloo" in done.stdout
 
 
-def test_mistakes_end_with_2(capsys):
+MISTAKES = (
+    "processes=[5]", "processes=[0]", "processes=[-1]", "processes=[]", "processes=[1000000] batch=1000000", "processes=2", "tiels=3",
+    "tiles=3", "tiles=99999999999999999999", "tiles=nan", "steps=0", "steps=99999999999", "seed=-1", "seed=99999999999999999999",
+    "batch=5000", "batch=0", "device=tpu",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_mistakes_end_with_2_before_a_process_starts(arguments, capsys, monkeypatch):
+    from pretrain import job
     from pretrain.__main__ import main
 
-    for arguments in (["parity", "processes=[5]"], ["parity", "tiels=3"], ["parity", "tiles=3"]):
-        assert main(arguments) == 2
-        assert capsys.readouterr().err.startswith("error: ")
+    monkeypatch.setattr(job, "launch", lambda command: pytest.fail(f"{command} was started"))
+    assert main(["parity", *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1

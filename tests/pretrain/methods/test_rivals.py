@@ -185,10 +185,10 @@ def test_published_numbers_stand_in_the_settings():
     ("setting", "sentence"),
     [
         ("method=moco_v2 moco_v2.momentum=1.5", "from 0 to 1"),
-        ("method=moco_v2 moco_v2.temperature=0", "above 0"),
+        ("method=moco_v2 moco_v2.temperature=0", "from 0.0001"),
         ("method=byol byol.momentum=-1", "from 0 to 1"),
-        ("method=dino dino.teacher_temperature=0", "above 0"),
-        ("method=dino dino.local_crops=-1", "0 or more"),
+        ("method=dino dino.teacher_temperature=0", "from 0.0001"),
+        ("method=dino dino.local_crops=-1", "from 0 to 64"),
     ],
 )
 def test_impossible_options_are_refused(setting, sentence):

@@ -12,6 +12,7 @@ from pretrain.distributed import World
 from pretrain.methods.sslp import SSLP, TERMS, SSLPOptions, sum_of_ratios
 from pretrain.neighbours.clusters import Cells
 from pretrain.neighbours.mining import draw_ranks, rank_weights
+from pretrain.neighbours.search import SampledSearch
 from pretrain.randomness import key
 from pretrain.views import ViewSettings
 from results.errors import UserError
@@ -205,6 +206,51 @@ def test_memory_survives_save_and_load(facts):
 
 
 def test_counts_shrink_with_the_cohort_and_impossible_options_are_refused(facts):
-    assert SSLP(SSLPOptions(), facts, "resnet18", VIEWS).resolved() == {"nei_k": 20, "clusters": 10}
+    assert SSLP(SSLPOptions(), facts, "resnet18", VIEWS).resolved() == {"nei_k": 20, "clusters": 10, "form": "exact"}
     with pytest.raises(UserError, match="reaches no neighbour"):
         SSLP.check(SSLPOptions(radius=1.0))
+
+
+def test_the_sampled_form_trains_and_is_chosen_by_size(facts, monkeypatch):
+    method = make(facts, form="sampled", sample=300)
+    assert method.resolved()["form"] == "sampled"
+    q = queries(method).requires_grad_()
+    losses = [method.terms(q, IDS, epoch=2, step=step)[0] for step in (4, 4, 5)]
+    for term in TERMS:
+        assert torch.equal(losses[0][term], losses[1][term])
+        assert torch.autograd.grad(losses[0][term], q, retain_graph=True)[0].abs().sum() > 0
+    assert not torch.equal(losses[0]["self"], losses[2]["self"])
+    assert not make(facts).sampled
+    monkeypatch.setattr("pretrain.neighbours.search.EXACT_LIMIT", 399)
+    assert make(facts).sampled
+    assert not make(facts, form="exact").sampled
+
+
+def test_a_sample_of_every_tile_finds_the_exact_sets(facts):
+    """And mines the same law: the mean rank of the mined tiles is that of the exact form."""
+    exact, sampled = make(facts), make(facts, form="sampled")
+    assert torch.equal(exact.cells.labels, sampled.cells.labels)  # fewer than 256 rows a cluster: k-means sees all
+    q, bank = queries(exact), exact.banks["global"]
+    every = SampledSearch(sampled.banks["global"], sampled.banks["global"], torch.arange(400), "fixed", 0)
+    for one, two in zip(exact.positive_sets(q, IDS, 2), sampled.positive_sets(q, IDS, 2, every), strict=True):
+        for a, b in zip(one, two, strict=True):  # the row at the threshold itself may round to either side
+            assert len(set(a[a >= 0].tolist()) ^ set(b[b >= 0].tolist())) <= 1
+    place = (q @ bank.rows.T).argsort(dim=1, descending=True).argsort(1) / len(bank)
+    for search in (exact.search(0), sampled.search(0), every):
+        _, present, found = search.mined(q, q, IDS[:, None], 2000, np.random.default_rng(0))
+        mean = place.gather(1, found.clamp(min=0))[present].mean().item()
+        assert mean == pytest.approx(0.2 * 0.25 if isinstance(search, SampledSearch) else 0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"form": "fast"}, "sslp.form=fast is not known"),
+        ({"sample": 5}, "sslp.sample=5 is too small"),
+        ({"bank": "fp8"}, "bank=fp8 is not known"),
+        ({"shard": True}, "sslp.shard=true needs sslp.form=sampled"),
+    ],
+)
+def test_forms_that_cannot_be_are_refused(wrong, words):
+    with pytest.raises(UserError, match=words):
+        SSLP.check(SSLPOptions(**wrong))

@@ -23,3 +23,14 @@ def test_ranks_and_kth_are_those_of_a_stable_sort(dtype, threads):
 
 def test_ranks_beyond_the_row_are_its_last():
     assert at_ranks(torch.tensor([[0.1, 0.3, 0.2]]), torch.tensor([0, 2, 9])).tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize("lost", [1, 30, 100])
+def test_what_is_not_a_number_ranks_last(lost):
+    """A network that diverged must reach the check of its loss, which says so."""
+    values = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    values[1, :lost] = torch.nan
+    found = at_ranks(values, torch.arange(80))
+    assert torch.equal(found[0], values[0].argsort(descending=True)[:80])
+    left = min(80, 100 - lost)
+    assert set(found[1][:left].tolist()) <= set(range(lost % 100, 100))
