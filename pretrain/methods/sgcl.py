@@ -20,14 +20,11 @@ from pretrain.methods.npid import NPID, NPIDOptions
 from pretrain.neighbours import sizes, union, without
 from pretrain.neighbours.clusters import Cells, cluster_bank, random_labels
 from pretrain.neighbours.mining import LAWS
-from pretrain.neighbours.search import ExactSearch, SampledSearch, Search, semantic_sets
+from pretrain.neighbours.search import ExactSearch, Search, check_form, is_sampled, sampled_search, semantic_sets
 from pretrain.neighbours.spatial import SpatialIndex
-from pretrain.randomness import generator, key
+from pretrain.randomness import key
 from pretrain.views import QUADRANTS, View, ViewSettings, quadrant_views
 from results.errors import UserError
-
-EXACT_LIMIT = 2_000_000
-"""Tiles up to which `form=auto` is exact (S2)."""
 
 
 @dataclass
@@ -121,7 +118,7 @@ class SGCL(NPID):
             random_labels(facts.tiles, self.clusters, options.clusterings, facts.seed, facts.world.device)
         )
         self.law = options.mining or ("fixed" if self.switches.d6 else "reference")
-        self.sampled = options.form == "sampled" or (options.form == "auto" and facts.tiles > EXACT_LIMIT)
+        self.sampled = is_sampled(options.form, facts.tiles)
         if options.spatial or options.semantic:
             self.remember_rows("backbone", self.dimension)
             if not self.sampled:
@@ -134,20 +131,13 @@ class SGCL(NPID):
     def check(cls, options: SGCLOptions) -> None:
         super().check(options)
         switches(options)
-        if options.form not in ("auto", "exact", "sampled"):
-            raise UserError(f"sgcl.form={options.form} is not known: choose auto, exact or sampled.")
+        check_form("sgcl", options)
         if options.mining is not None and options.mining not in LAWS:
             raise UserError(f"sgcl.mining={options.mining} is not known: choose {', '.join(LAWS)}, or null.")
         if options.mining == "hardest" and options.form == "sampled":
             raise UserError("sgcl.mining=hardest needs sgcl.form=exact: a sample does not hold the most similar tiles.")
         if not (options.discrimination or options.spatial or options.semantic or options.inner):
             raise UserError("sgcl needs one of discrimination, spatial, semantic and inner: all are false.")
-        if options.sample < 100:
-            raise UserError(f"sgcl.sample={options.sample} is too small: give 100 or more.")
-        if options.shard and options.form != "sampled":
-            raise UserError(
-                "sgcl.shard=true needs sgcl.form=sampled: the exact form compares with all rows on every rank."
-            )
 
     @classmethod
     def without_coordinates(cls) -> dict[str, Any]:
@@ -208,10 +198,8 @@ class SGCL(NPID):
         """The form that looks through the banks in this step."""
         if not self.sampled:
             return self.exact
-        rng = generator(self.facts.seed, step, "sample")
-        count = min(self.options.sample, self.facts.tiles)
-        sample = torch.randint(self.facts.tiles, (count,), generator=rng).sort().values.to(self.facts.slide.device)
-        return SampledSearch(self.banks["global"], self.banks["backbone"], sample, self.law, self.facts.seed)
+        banks = self.banks["global"], self.banks["backbone"]
+        return sampled_search(*banks, self.options.sample, self.law, self.facts.seed, step)
 
     def neighbours(
         self, q: Tensor, h: Tensor, tile_ids: Tensor, epoch: int, step: int

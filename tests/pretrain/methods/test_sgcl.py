@@ -251,7 +251,7 @@ def test_the_sampled_form_trains_and_is_chosen_by_size(facts, monkeypatch):
     assert torch.equal(losses[0], losses[1])
     assert not torch.equal(losses[0], losses[2])
     assert torch.autograd.grad(losses[0], q)[0].abs().sum() > 0
-    monkeypatch.setattr("pretrain.methods.sgcl.EXACT_LIMIT", 399)
+    monkeypatch.setattr("pretrain.neighbours.search.EXACT_LIMIT", 399)
     assert make(facts).sampled
     with pytest.raises(UserError, match="form"):
         SGCL.check(SGCLOptions(form="fast"))
