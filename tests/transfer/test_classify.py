@@ -245,7 +245,7 @@ def test_sigterm_ends_with_143_and_keeps_whole_records(work):
         "trials=6",
     ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 400
     while not list(records.glob("[!.]*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGTERM)
