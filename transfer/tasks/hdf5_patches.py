@@ -223,7 +223,8 @@ def _slides(path: Path, column: str, count: int) -> np.ndarray:
     if place < 0 or len(found) != count:
         fault = f"has no column {column}" if place < 0 else f"has {len(found):,} rows for {count:,} patches"
         raise UserError(f"{path} {fault}: fetch it again.")
-    return np.array([camelyon_slide(name) or name for name in found])
+    published = {name: camelyon_slide(name) or name for name in set(found)}
+    return np.array([published[name] for name in found])
 
 
 def _refuse_shared_slides(root: Path, parts: tuple[str, ...], slides: list[np.ndarray]) -> None:
