@@ -2,7 +2,7 @@
 
 import sys
 
-from results.errors import UserError, told
+from results.errors import UserError, stoppable, told
 
 HELP = """python -m benchmarks run SUITE key=value ...
 python -m benchmarks report SUITE key=value ...     the variants of a suite against its base, with the auditor's purity
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
         print(HELP.format(suites=", ".join(known_suites())), end="")
         return 0
-    return told(lambda: _run(arguments))
+    return stoppable(lambda: told(lambda: _run(arguments)))
 
 
 def _run(arguments: list[str]) -> int:

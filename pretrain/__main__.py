@@ -3,7 +3,7 @@
 import os
 import sys
 
-from results.errors import told
+from results.errors import stoppable, told
 
 HELP = """usage: python -m pretrain [tile | train | export | audit | parity | quality | manifest | pack | inspect] [key=value ...]
 
@@ -35,7 +35,7 @@ settings (python -m pretrain --settings prints all, with their values)
   train.processes=N             processes to train with                     [one per GPU]
   seed=N device=auto|cpu|cuda run=NAME
 
-exit status: 0 done; 1 manifest diff found a difference; 2 a mistake in input or settings; 3 done, but slides failed and were named; 143 stopped by SIGTERM, checkpoint saved
+exit status: 0 done; 1 manifest diff found a difference; 2 a mistake in input or settings; 3 done, but slides failed and were named; 143 stopped by SIGTERM, nothing lost (130: by Ctrl-C)
 """
 
 
@@ -47,11 +47,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # read when torch loads: threads that spin starve each other on busy cores
-    try:
-        return told(lambda: _run(arguments))
-    except KeyboardInterrupt:
-        print("stopped: nothing half-written; the same command goes on from here.", file=sys.stderr)
-        return 130
+    return stoppable(lambda: told(lambda: _run(arguments)))
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,6 +1,7 @@
 """Export: backbone.safetensors with torchvision names, card.json, and the run's SUMMARY.md."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ SCHEMA = 1
 MADE_BY = "sgcl-bench"
 PREFIX = "backbone."
 LICENCE = "Weights trained by the user: they carry the terms of the slides they were trained on; check those before passing them on."
+MOST_NAMED = 10
+"""Failed slides that a summary names."""
 LICENCE_REHEARSAL = "Trained on synthetic rehearsal slides: Apache-2.0, of no use on real tissue."
 
 
@@ -47,7 +50,7 @@ def export(run: Run) -> Path:
         save_file(tensors, temporary, metadata={"format": "pt", "made_by": MADE_BY})
         card = make_card(run, progress, file_digest(temporary))
     write_json(card_path, card)
-    summary = describe(run, card, progress)
+    summary = describe(run, card, progress, TileStore(Path(run.info["store"])).failed)
     with replacing(run.root / "SUMMARY.md") as temporary:
         temporary.write_text(summary, encoding="utf-8")
     return path
@@ -109,14 +112,17 @@ def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]
     }
 
 
-def describe(run: Run, card: dict[str, Any], progress: dict[str, Any]) -> str:
-    """SUMMARY.md: a run in twenty lines."""
+def describe(run: Run, card: dict[str, Any], progress: dict[str, Any], failed: Sequence[tuple[str, str]] = ()) -> str:
+    """SUMMARY.md: a run in twenty lines; `failed` are (slide, reason) of those that could not be tiled."""
     data, gpus = card["data"], card["hardware"]["gpus"]
     lines = [
         f"# {card['name']} on {data['cohort']}" + (" (rehearsal: synthetic slides)" if data["rehearsal"] else ""),
         "",
         f"- state: {'trained' if card['finished'] else 'stopped early'}, {card['epochs']} epochs, {card['step']} steps, {card['tiles_seen']} tiles seen",
         f"- data: {data['tiles']} tiles of {'unknown' if data['slides'] is None else data['slides']} slides, store {data['store_digest'][:12]}, {card['input']['tile']} px at {card['input']['mpp'] or 'unknown'} um/px",
+        *([f"- left out: {len(failed)} slide(s) could not be tiled"] if failed else []),
+        *(f"  - {name}: {reason}" for name, reason in failed[:MOST_NAMED]),
+        *([f"  - and {len(failed) - MOST_NAMED} more, in store.json of the store"] if len(failed) > MOST_NAMED else []),
         f"- encoder: {card['backbone']}, seen at {card['input']['size']} px, {card['feature_dim']} features, digest {card['digest'][:12]}",
         f"- time: {card['device_hours']:.3f} device hours on {', '.join(gpus) or card['hardware']['cpu']}, {run.info['processes']} process(es)",
         f"- code: {card['git_revision']}, torch {card['versions'].get('torch')}, seed {card['seed']}",

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from results.errors import UserError
+from results.errors import UserError, leave_signals_to_parent
 
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
@@ -27,7 +27,8 @@ def each(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None
     if count < 2:
         yield from map(work, jobs)
         return
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=leave_signals_to_parent) as pool:
         try:
             for task in as_completed([pool.submit(work, job) for job in jobs]):
                 yield task.result()

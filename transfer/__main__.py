@@ -2,11 +2,9 @@
 
 import importlib
 import os
-import signal
 import sys
-from types import FrameType
 
-from results.errors import UserError, told
+from results.errors import UserError, stoppable, told
 
 HELP = """python -m transfer classify|detect|segment|export key=value ...
 
@@ -51,20 +49,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    try:
-        return told(lambda: _run(arguments))
-    except (KeyboardInterrupt, _Stopped):
-        print(f"stopped: {LEFT.get(arguments[0], LEFT_BY_CELLS)}", file=sys.stderr, flush=True)
-        return 130 if isinstance(sys.exc_info()[1], KeyboardInterrupt) else 128 + signal.SIGTERM
-
-
-class _Stopped(BaseException):
-    """SIGTERM came; no `except Exception` of a library holds it up."""
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)
-    raise _Stopped
+    return stoppable(lambda: told(lambda: _run(arguments)), LEFT.get(arguments[0], LEFT_BY_CELLS))
 
 
 def _run(arguments: list[str]) -> int:
@@ -72,7 +57,6 @@ def _run(arguments: list[str]) -> int:
         raise UserError(
             f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer {'|'.join(COMMANDS)} key=value ...'."
         )
-    signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # read when torch loads: threads that spin starve each other on busy cores

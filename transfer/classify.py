@@ -27,10 +27,10 @@ record is there already is not run again, so the command can be stopped and repe
   encoder=latest      newest finished export under work/runs; latest:METHOD:COHORT:SEED the newest of these;
                       all the newest of every (method, cohort, seed); or a run folder, a backbone.safetensors,
                       random, imagenet, mean_rgb, colour_histogram; several as encoder=[a,b]
-  task=null           rehearsal, tiles, camelyon16-tiles (tile stores), nct-crc-he, nct-crc-he-nonorm (folders of images) or a
-                      YAML file; null takes what fits the store
+  task=null           rehearsal, tiles, camelyon16-tiles (tile stores), nct-crc-he, nct-crc-he-nonorm (folders of images), pcam
+                      (HDF5 files) or a YAML file; null takes what fits the store
   store=null          a tile store; null takes the newest labelled one under work/tiles
-  task.root=null      folder of the data set, for folders of images; null takes the newest synthetic one under work/cohorts
+  task.root=null      folder of the data set, for folders of images and HDF5 files; null takes the newest synthetic one under work/cohorts
   work=work           where pretraining left its tiles and runs
   records=results/records
   engines=[knn,linear]  of knn, linear, finetune, and linear_1pct, linear_10pct, finetune_1pct, finetune_10pct

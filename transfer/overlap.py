@@ -15,6 +15,11 @@ LEVELS = ("same slide", "same patient", "same hospital")
 BARCODE = re.compile(r"(?P<archive>TCGA|RHSL)-(?P<site>[A-Z0-9]{2})-(?P<case>[A-Z0-9]{4})(?:-.*?(?P<slide>[DTBM][SX]?[0-9A-Z]{1,2})(?![0-9A-Z]).*)?")  # fmt: skip
 """Archive, hospital, patient and slide of a barcode (TCGA's code tables; the synthetic cohort uses the same form)."""
 
+CAMELYON = re.compile(
+    r"(?:camelyon(?:16)?_)?(?:(?:train|test)_)?(?P<kind>normal|tumor|test)_(?P<number>\d{1,3})", re.IGNORECASE
+)
+"""A slide of Camelyon16 under its own name or PatchCamelyon's, `camelyon16_train_tumor_001` and `camelyon16_test_001`."""
+
 
 @dataclass(frozen=True)
 class Origins:
@@ -38,7 +43,15 @@ class Origins:
         )
 
 
+def camelyon_slide(name: str) -> str | None:
+    """Return the published name of a slide of Camelyon16, such as `tumor_001`; None for other names."""
+    match = CAMELYON.fullmatch(name.removesuffix(".tif"))
+    return f"{match['kind'].lower()}_{int(match['number']):03d}" if match else None
+
+
 def _slide(name: str, match: re.Match[str] | None) -> str:
+    if match is None and (camelyon := camelyon_slide(name)):
+        return camelyon
     if match is None or not match["slide"]:
         return name
     return f"{match['archive']}-{match['site']}-{match['case']}-{match['slide']}"
@@ -46,7 +59,7 @@ def _slide(name: str, match: re.Match[str] | None) -> str:
 
 def _patient(name: str) -> str:
     match = BARCODE.match(name)
-    return f"{match['archive']}-{match['site']}-{match['case']}" if match else name
+    return f"{match['archive']}-{match['site']}-{match['case']}" if match else camelyon_slide(name) or name
 
 
 def overlap(seen: Origins, tested: Origins) -> str:

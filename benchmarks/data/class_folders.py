@@ -13,7 +13,7 @@ from benchmarks.data.tables import some
 CLASSES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
 TRAIN_COUNTS = dict(zip(CLASSES, (10407, 10566, 11512, 11557, 8896, 13536, 8763, 10446, 14317), strict=True))
 VALIDATION_COUNTS = dict(zip(CLASSES, (1338, 847, 339, 634, 1035, 592, 741, 421, 1233), strict=True))
-"""Tiles a class; they add up to the published 100,000 and 7,180."""
+"""Tiles a class; they add up to the published 100,000 and 7,180. The 7,180 as counted in the test part of PathMNIST, which is that set."""
 
 SUFFIXES = (".tif", ".tiff")
 SIDE = 224

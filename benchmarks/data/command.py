@@ -18,7 +18,7 @@ from benchmarks.data.report import Report, Unreadable
 from results.errors import UserError
 from results.settings import compose, split_overrides
 
-SOME_FAILED, INTERRUPTED = 3, 130
+SOME_FAILED = 3
 MOST_LISTED = 100_000
 
 HELP = """python -m benchmarks data status   [NAME] root=data       what is there, what is missing, licence, whom to cite
@@ -33,7 +33,8 @@ python -m benchmarks data verify   NAME root=data         counts, classes, sizes
   out=FILE.json         verify: all that was found
   digests=true          verify: reads every byte as well; compares with the host's list, names files of the same content
 
-Exit status: 0 done, 2 mistake in input or settings, 3 something is wrong with the data, or only a person can fetch it.
+Exit status: 0 done, 2 mistake in input or settings, 3 something is wrong with the data, or only a person can fetch it,
+130 or 143 stopped.
 """
 
 
@@ -76,11 +77,7 @@ def command(arguments: list[str]) -> int:
     data_set = load(names[0])
     home = data_set.home_in(Path(settings.root))
     if action == "download":
-        try:
-            return download(data_set, home, tuple(settings.only or ()))
-        except KeyboardInterrupt:
-            print("\nstopped: what came is kept, repeat the command to go on.")
-            return INTERRUPTED
+        return download(data_set, home, tuple(settings.only or ()))
     if not home.is_dir():
         raise UserError(
             f"{home} is not there: give root=, or fetch it with 'python -m benchmarks data download {data_set.name}'."

@@ -20,7 +20,7 @@ from pretrain.tiling.reader import one_line
 from pretrain.tiling.reports import finished_report, rows_path
 from pretrain.tiling.settings import Tiling
 from pretrain.tiling.wanted import Rebuild, WantedTiles
-from results.errors import UserError
+from results.errors import UserError, children_ignore_interrupts
 
 CONNECT_SECONDS = 15
 REASONS_SHOWN = 3
@@ -136,14 +136,15 @@ def _client(scheduler: str | None, workers: int | None, slides: int) -> Iterator
             except (OSError, ValueError) as error:
                 raise UserError(f"no Dask scheduler answers at {scheduler} ({one_line(error)}).") from error
         else:
-            cluster = LocalCluster(
-                n_workers=min(workers or CPU_COUNT, slides),
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=0,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
+            with children_ignore_interrupts():
+                cluster = LocalCluster(
+                    n_workers=min(workers or CPU_COUNT, slides),
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         yield client
 

@@ -102,7 +102,7 @@ class ImageFiles:
         Raises:
             UserError: names up to three files that cannot be used, and counts them.
         """
-        known = _known(kept)
+        known = read_known(kept)
         marks = [_mark(self.root / name) for name in self.names]
         fresh = [
             n
@@ -146,7 +146,7 @@ def _mark(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _known(kept: Path) -> dict[str, list[Any]]:
+def read_known(kept: Path) -> dict[str, list[Any]]:
     """What an earlier call found; a damaged list is as good as none."""
     import json
 

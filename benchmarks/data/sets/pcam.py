@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.data.dataset import Archive, DataSet, Part, Source, files_below
-from benchmarks.data.hdf5 import Dataset, read_datasets
 from benchmarks.data.report import Report, Unreadable
 from benchmarks.data.tables import read_rows
+from results.hdf5 import Dataset, Hdf5Error, read_datasets
 
 HOME = "https://zenodo.org/records/2546921"
 PREFIX = "camelyonpatch_level_2_split_"
@@ -48,7 +48,7 @@ def verify(root: Path, report: Report) -> None:
             name = f"{PREFIX}{split}_{key}.h5"
             try:
                 _check_array(root, name, key, (count, *shape), report)
-            except (Unreadable, OSError) as error:
+            except (Unreadable, Hdf5Error, OSError) as error:
                 kind = getattr(error, "kind", "unreadable")
                 if kind == "not checked":
                     report.remarks.append(f"{name} {error}")

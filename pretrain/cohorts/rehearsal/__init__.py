@@ -23,7 +23,7 @@ from pretrain.cohorts.rehearsal.render import render
 from pretrain.cohorts.rehearsal.scene import compose
 from pretrain.cohorts.rehearsal.slides import MPP, write_slide
 from pretrain.cohorts.rehearsal.tissues import TISSUES
-from results.errors import UserError
+from results.errors import UserError, leave_signals_to_parent
 from results.settings import load_yaml
 
 VERSION = 3
@@ -123,8 +123,11 @@ def _write_cohort(root: Path, card: dict[str, Any], processes: int) -> None:
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True)
     jobs = [Job(root, number, settings["seed"], settings["size_px"]) for number in range(settings["slides"])]
-    with ProcessPoolExecutor(min(processes, len(jobs))) as pool:
-        found = list(pool.map(_write_slide, jobs))
+    with ProcessPoolExecutor(min(processes, len(jobs)), initializer=leave_signals_to_parent) as pool:
+        try:
+            found = list(pool.map(_write_slide, jobs))
+        finally:
+            pool.shutdown(cancel_futures=True)
     truth.write_tables(root, [fields for fields, _ in found], [roi for _, roi in found])
     rows = [
         (job.slide, f"slides/{job.slide}.tif", job.patient, job.hospital, MPP, f"masks/{job.slide}.png") for job in jobs
