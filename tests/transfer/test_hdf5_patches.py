@@ -36,7 +36,7 @@ def card(slides, patients=(), hospitals=(), **data):
 def test_the_published_parts_are_the_split_and_patches_are_those_of_the_files(root, tmp_path):
     task = load(root, tmp_path)
     assert (task.name, task.classes, len(task.tiles), task.trials, task.rehearsal) == (
-        "pcam",
+        "pcam (sample: 48 of 327,680 patches)",
         ("normal", "tumor"),
         48,
         2,
@@ -218,7 +218,7 @@ def test_cells_are_scored_and_marked(root, tmp_path, capsys):
     assert main([*arguments, f"work={tmp_path / 'work'}", f"records={tmp_path / 'records'}"]) == 0
     assert "12 slides train, 6 validate, 6 test" in capsys.readouterr().out
     for record in read_records(tmp_path / "records"):
-        assert record.data["task"]["name"] == "pcam"
+        assert record.data["task"]["name"] == "pcam (sample: 48 of 327,680 patches)"
         assert not record.data["task"]["rehearsal"]
         assert record.data["metrics"][0]["value"] == 1.0
         assert set(record.units()["cluster"].to_pylist()) == {f"test_{n:03d}" for n in range(1, 7)}

@@ -16,6 +16,7 @@ from transfer.dense import task_root
 from transfer.overlap import Origins, camelyon_slide
 from transfer.tasks.image_files import is_rehearsal, read_known
 from transfer.tasks.image_folders import COARSEST, LARGEST
+from transfer.tasks.sample import named_by_size
 from transfer.tasks.schema import Kind, Request, TaskSettings
 from transfer.tasks.tile_task import Split, TileTask, split_digest
 
@@ -35,6 +36,7 @@ class Hdf5Patches(TaskSettings):
         patient_is_slide: whether each slide is a patient of its own.
         hospitals: where the slides come from, as a whole.
         tile: side of a patch in px; mpp: um/px.
+        full_set: patches of all parts as published; files with fewer go by the name of a sample.
     """
 
     kind: str = "hdf5_patches"
@@ -49,6 +51,7 @@ class Hdf5Patches(TaskSettings):
     hospitals: list[str] = field(default_factory=list)
     tile: int = 96
     mpp: float = 1.0
+    full_set: int | None = None
 
     @property
     def parts(self) -> tuple[str, str, str]:
@@ -100,8 +103,11 @@ def load_hdf5_patches(settings: Hdf5Patches, request: Request) -> TileTask:
     digest = split_digest(source.digest, rows, source.labels, classes, splits)
     slides = [len(np.unique(source.slides[own])) for own in (split.train, split.validation, split.test)]
     remark = f"the published split: {slides[0]} slides train, {slides[1]} validate, {slides[2]} test"
+    name, notes = str(settings.name), ()
+    if not source.rehearsal:
+        name, notes = named_by_size(name, len(rows), settings.full_set, "patches")
     return TileTask(
-        str(settings.name),
+        name,
         settings.version,
         source,
         rows,
@@ -112,6 +118,7 @@ def load_hdf5_patches(settings: Hdf5Patches, request: Request) -> TileTask:
         splits,
         digest,
         remark,
+        notes,
     )
 
 
