@@ -1,6 +1,6 @@
 """The Camelyon16 recipes: their published values, and every method trained by them as a user does.
 
-The runs have the true tiles and views, but 8 tiles a batch in the place of 16 to 64: two steps of every method in some minutes.
+The runs have the true tiles and views, but 12 tiles a batch in the place of 16 to 64: two steps of every method in some minutes.
 """
 
 import json
@@ -16,7 +16,7 @@ from pretrain.cohorts.rehearsal import generate
 from pretrain.config import load
 from pretrain.methods import METHODS
 
-BATCH = 8
+BATCH = 12
 COMMON = {
     "optimizer": "sgd",
     "lr": 0.015,
@@ -83,8 +83,8 @@ def test_a_transformer_trains_by_its_own_optimiser():
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory) -> Path:
-    """Two labelled synthetic slides with some 20 tiles of 256 px."""
-    return generate(tmp_path_factory.mktemp("slides") / "cohort", 0, 2, 1024)
+    """Three labelled synthetic slides with some 30 tiles of 256 px."""
+    return generate(tmp_path_factory.mktemp("slides") / "cohort", 0, 3, 1024)
 
 
 @pytest.fixture(scope="module")
