@@ -1,4 +1,7 @@
-"""ODC: DeepCluster in small steps; labels and centroids move with every batch (Zhan et al., "Online Deep Clustering", CVPR 2020)."""
+"""ODC: DeepCluster in small steps; labels and centroids move with every batch (Zhan et al., "Online Deep Clustering", CVPR 2020).
+
+Published values: the authors' ImageNet configuration in mmselfsup, `configs/selfsup/odc/r50_v1.py`.
+"""
 
 from dataclasses import dataclass
 
@@ -44,7 +47,7 @@ class ODC(Method):
         self.clusters = max(2, min(options.clusters, facts.tiles // 40))
         self.neck = nn.Sequential(
             nn.Linear(self.dimension, options.hidden),
-            nn.BatchNorm1d(options.hidden),
+            nn.BatchNorm1d(options.hidden, affine=False),
             nn.ReLU(inplace=True),
             nn.Linear(options.hidden, options.dimension),
             nn.ReLU(inplace=True),
@@ -96,19 +99,24 @@ class ODC(Method):
 
     @torch.no_grad()
     def remember(self, step: Step) -> None:
-        """Write the features, give the batch's tiles their nearest class; every `update_every` steps move the centroids."""
+        """Write the features and give the batch's tiles their nearest class; then no class may be small.
+
+        Every `update_every` steps all centroids move.
+        """
         super().remember(step)
         if self.moves < 0:
             return
         world = self.facts.world
         tile_ids = world.gather(step.tile_ids).unique()
         self.moves += 1
+        more = self.moves % self.options.update_every == 0  # labels or centroids of other tiles than the batch's
         if world.rank == 0:
             self.labels[tile_ids] = self.nearest(self.banks["samples"][tile_ids])
-        if self.moves % self.options.update_every == 0:
-            if world.rank == 0:
-                self.resettle()
+            resettled = self.resettle()
+            if more:
                 self.move_centroids()
+            more = more or resettled
+        if world.share(more):
             self.send()
         else:
             self.labels[tile_ids] = world.broadcast(self.labels[tile_ids])
@@ -134,23 +142,34 @@ class ODC(Method):
         inhabited = (self.sizes() > 0)[:, None]
         self.centroids = torch.where(inhabited, F.normalize(sums, dim=1), self.centroids)
 
-    def resettle(self) -> None:
-        """Merge classes of fewer than `min_cluster` tiles into their nearest; refill each by halving the largest class."""
+    def resettle(self) -> bool:
+        """Merge classes of fewer than `min_cluster` tiles into their nearest; refill each by halving the largest class.
+
+        Returns:
+            whether a tile changed its class; the centroids of halved classes follow at once.
+        """
         rows, least = self.banks["samples"].rows, self.options.min_cluster
         size = self.sizes()
         small = size < least
         if not small.any() or small.all():
-            return
+            return False
         homeless = (self.labels >= 0) & small[self.labels.clamp(min=0)]
         self.labels[homeless] = self.nearest(rows[homeless], among=~small)
+        moved = bool(homeless.any())
         for free in small.nonzero().flatten().tolist():
             size = self.sizes()
             largest = int(size.argmax())
             if size[largest] < 2 * least:
-                return
+                return moved
             members = (self.labels == largest).nonzero().flatten()
             half = cluster(rows[members], 2, 1, World(device=rows.device))[0] == 1
+            if not half.any() or half.all():  # tiles that are all alike: any half will do
+                half = torch.arange(len(members), device=rows.device) % 2 == 1
             self.labels[members[half]] = free
+            for which, part in ((largest, ~half), (free, half)):
+                self.centroids[which] = F.normalize(rows[members[part]].sum(0), dim=0)
+            moved = True
+        return moved
 
     def memory(self) -> dict[str, Tensor]:
         moves = torch.tensor(self.moves)

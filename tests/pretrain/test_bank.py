@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from pretrain import checkpoint
 from pretrain.bank import CHUNK, MemoryBank, gather_writes
@@ -106,3 +107,34 @@ def test_a_lost_bank_file_is_named(tmp_path):
     with pytest.raises(UserError, match="step 7"):
         checkpoint.load_banks(tmp_path, 7, {"global": ranks(1)[0]}, ALONE)
     checkpoint.load_banks(tmp_path, 7, {"global": MemoryBank(3, 2, 0.5, 0, "b", ALONE)}, ALONE)
+
+
+def spoilt(path, change):
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:300]), "does not fit"),
+        (lambda path: path.rename(path.with_name("banks-00000007-x-of-y.safetensors")), "lacks some of the bank files"),
+        (lambda path: path.rename(path.with_name("banks-00000007-5-of-1.safetensors")), "lacks some of the bank files"),
+        (lambda path: spoilt(path, lambda t: t.update({"b.rows": t["b.rows"].float()})), "its rows are 11x6 float32, 11x6 int8"),
+        (lambda path: spoilt(path, lambda t: t.update({"b.rows": t["b.rows"][:, :1]})), "its rows are 11x1 int8, 11x6 int8"),
+        (lambda path: spoilt(path, lambda t: t.update({"b.rows": t["b.rows"][:5]})), "its rows are 5x6 int8"),
+        (lambda path: spoilt(path, lambda t: t.update({"b.scale": t["b.scale"][:0]})), "its scale are 0 float32"),
+        (lambda path: spoilt(path, lambda t: t["b.scale"].fill_(torch.nan)), "its scale are not all finite"),
+        (lambda path: spoilt(path, lambda t: t.pop("b.written")), "does not fit"),
+    ],
+)  # fmt: skip
+def test_a_damaged_bank_file_is_named_and_never_taken(tmp_path, spoil, words):
+    bank = MemoryBank(11, 6, 0.5, 0, "b", ALONE, storage="int8", sharded=True)
+    checkpoint.save_banks(tmp_path, 7, {"b": bank}, ALONE)
+    checkpoint.load_banks(tmp_path, 7, {"b": bank}, ALONE)
+    (path,) = tmp_path.iterdir()
+    spoil(path)
+    with pytest.raises(UserError, match=words) as caught:
+        checkpoint.load_banks(tmp_path, 7, {"b": bank}, ALONE)
+    assert str(tmp_path) in str(caught.value)

@@ -149,6 +149,13 @@ def test_mistakes_of_the_command_are_one_sentence(trained, capsys, arguments, se
         (lambda run: (run / "run.json").write_text("{"), "is damaged"),
         (lambda run: other_settings(run, "sgcl.dimension", 9), "does not fit this version"),
         (lambda run: other_settings(run, "sgcl.unheard", 9), "config.yaml does not fit this version"),
+        (lambda run: changed(run, "backbone: resnet18", "backbone: zz"), "config.yaml does not fit this version"),
+        (lambda run: changed(run, "seed: 0", "seed: abc"), "config.yaml does not fit this version"),
+        (lambda run: (run / "config.yaml").write_text("seed: 1\n"), "config.yaml does not fit this version"),
+        (lambda run: other_info(run, "store", None), "run.json is damaged"),
+        (lambda run: other_info(run, "store_digest", 5), "run.json is damaged"),
+        (lambda run: other_labels(run), "checkpoints/last does not fit this version"),
+        (lambda run: (run / "audit").write_text("mine"), "audit"),
         (lambda run: other_digest(run), "is not the tile store that toy was trained on"),
     ],
 )
@@ -169,9 +176,26 @@ def other_settings(run: Path, name: str, value: int) -> None:
     OmegaConf.save(config, run / "config.yaml")
 
 
-def other_digest(run: Path) -> None:
+def other_info(run: Path, name: str, value: object) -> None:
     info = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(info | {"store_digest": "f" * 64}))
+    (run / "run.json").write_text(json.dumps(info | {name: value}))
+
+
+def other_digest(run: Path) -> None:
+    other_info(run, "store_digest", "f" * 64)
+
+
+def changed(run: Path, old: str, new: str) -> None:
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new))
+
+
+def other_labels(run: Path) -> None:
+    path = (run / "checkpoints" / "last").resolve()
+    content = torch.load(path, weights_only=True)
+    content["memory"]["labels"] = content["memory"]["labels"][:, :3]
+    torch.save(content, path)
 
 
 @pytest.mark.slow

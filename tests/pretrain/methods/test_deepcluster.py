@@ -118,32 +118,6 @@ def test_the_head_starts_anew_with_every_clustering_alike_on_every_rank(facts):
     assert (other.labels[:-10] == 2).all()
 
 
-def test_loss_falls_on_a_fixed_batch(facts):
-    method = make(facts, clusters=4)
-    planted(method)
-    method.start_epoch(1)
-    optimiser = torch.optim.SGD(method.parameters(), lr=0.03, momentum=0.9)
-    losses = []
-    for _ in range(8):
-        loss = method(batch(), IDS, epoch=1, step=0).total()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.5
-
-
-def test_memory_survives_save_and_load(facts):
-    method = make(facts)
-    planted(method)
-    method.start_epoch(1)
-    saved = {name: value.clone() for name, value in method.memory().items()}
-    other = make(dataclasses.replace(facts, seed=9))
-    other.load_memory(saved)
-    assert set(saved) >= {"bank.features", "written.features", "labels"}
-    assert all(torch.equal(value, other.memory()[name]) for name, value in saved.items())
-
-
 def test_counts_shrink_with_the_cohort_and_impossible_options_are_refused(facts):
     assert make(facts).resolved() == {"clusters": 10, "components": 10, "collecting_epochs": 1}
     with pytest.raises(UserError, match="at least 2 clusters"):

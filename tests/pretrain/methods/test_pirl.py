@@ -1,6 +1,5 @@
 """PIRL: two queries of one tile against one bank row."""
 
-import dataclasses
 import math
 
 import pytest
@@ -71,29 +70,6 @@ def test_both_terms_equal_a_plain_sum(facts):
     half = 0.5 * (step.losses["self"] + step.losses["jigsaw"])
     torch.testing.assert_close(step.total(), half)
     torch.testing.assert_close(step.writes["global"], q)
-
-
-def test_loss_falls_on_a_fixed_batch_and_all_parts_learn(facts):
-    method = make(facts)
-    optimiser = torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9)
-    views, losses = batch(method), []
-    for _ in range(5):
-        loss = method(views, IDS, epoch=0, step=0).total()
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None for p in method.parameters())
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.1
-
-
-def test_memory_survives_save_and_load(facts):
-    method = make(facts)
-    method.remember(method(batch(method), IDS, epoch=0, step=0))
-    saved = {name: value.clone() for name, value in method.memory().items()}
-    other = make(dataclasses.replace(facts, seed=9))
-    other.load_memory(saved)
-    assert all(torch.equal(value, other.memory()[name]) for name, value in saved.items())
 
 
 @pytest.mark.parametrize(("wrong", "words"), [({"jigsaw_weight": -1.0}, "0 or more"), ({"neck": "deep"}, "choose mlp"),

@@ -74,20 +74,6 @@ def test_a_silent_head_costs_log_8(facts):
     assert step.numbers["accuracy"] == 0.125
 
 
-def test_loss_falls_on_a_fixed_batch(facts):
-    method = make(facts)
-    optimiser = torch.optim.SGD(method.parameters(), lr=0.03, momentum=0.9)
-    views, losses = batch(method), []
-    for _ in range(8):
-        loss = method(views, IDS, epoch=0, step=0).total()
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None for p in method.parameters())
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.5
-
-
 def test_the_neck_is_twice_as_wide_as_the_features_and_nothing_is_remembered(facts):
     assert RelativeLoc(RelativeLocOptions(), facts, "resnet18", VIEWS).head.in_features == 1024
     assert make(facts).memory() == {}

@@ -164,23 +164,6 @@ def test_barlow_twins_vanishes_for_decorrelated_equal_views(make):
     assert method.loss(rows, rows.flip(1)).item() > 1
 
 
-def test_published_numbers_stand_in_the_settings():
-    """sgcl-method.md section 3."""
-    v1, v2 = load(["method=moco_v1", "cohort=/x"]), load(["method=moco_v2", "cohort=/x"])
-    assert (v1.moco_v1.temperature, v1.moco_v1.negatives, v1.moco_v1.momentum) == (0.07, 65536, 0.999)
-    assert (v1.views.hue, v1.views.blur, v1.train.lr) == (0.4, 0, 0.015)
-    assert (v2.moco_v2.temperature, v2.views.jitter, v2.views.hue, v2.views.blur) == (0.2, 0.8, 0.1, 0.5)
-    simclr, byol = load(["method=simclr", "cohort=/x"]), load(["method=byol", "cohort=/x"])
-    train = simclr.train
-    assert (train.optimizer, train.lr, train.weight_decay, train.warmup_epochs) == ("lars", 0.15, 1e-6, 10)
-    assert (simclr.simclr.hidden, simclr.simclr.dimension, simclr.simclr.temperature) == (512, 128, 0.1)
-    train = byol.train
-    assert (train.optimizer, train.lr, train.weight_decay, train.warmup_epochs) == ("lars", 0.2, 1.5e-6, 2)
-    assert (byol.byol.hidden, byol.byol.dimension, byol.byol.momentum) == (1024, 256, 0.996)
-    dense = load(["method=densecl", "cohort=/x"]).densecl
-    assert (dense.temperature, dense.negatives, dense.global_weight, dense.dense_weight) == (0.2, 65536, 1, 1)
-
-
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [

@@ -44,20 +44,6 @@ def test_a_silent_head_costs_log_4_and_a_sure_one_nothing(facts):
     assert method(batch(), IDS, epoch=0, step=0).total().item() == pytest.approx(0.75 * 20, abs=1e-4)
 
 
-def test_loss_falls_on_a_fixed_batch(facts):
-    method = make(facts)
-    optimiser = torch.optim.SGD(method.parameters(), lr=0.03, momentum=0.9)
-    losses = []
-    for _ in range(10):
-        step = method(batch(), IDS, epoch=0, step=0)
-        optimiser.zero_grad()
-        step.total().backward()
-        optimiser.step()
-        losses.append(step.total().item())
-    assert losses[-1] < 0.5 < 1.2 < losses[0]
-    assert step.numbers["accuracy"] > 0.8
-
-
 def test_nothing_is_remembered_and_the_published_schedule_stands(facts):
     method = make(facts)
     assert method.memory() == {}

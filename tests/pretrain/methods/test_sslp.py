@@ -170,41 +170,6 @@ def test_the_first_epoch_has_no_semantic_positives_and_weights_rise(facts):
     assert later.weights["semantic"] == 1
 
 
-def test_loss_falls_on_a_fixed_batch(facts):
-    method = make(facts)
-    optimiser = torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9)
-    losses = []
-    for _ in range(6):
-        loss = method(batch(), IDS, epoch=5, step=0).total()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.1
-
-
-def test_bf16_gives_finite_losses_near_those_of_fp32(facts):
-    method = make(facts)
-    full = method(batch(), IDS, epoch=5, step=0)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = method(batch(), IDS, epoch=5, step=0)
-    assert half.total().dtype == torch.float32
-    assert half.total().item() == pytest.approx(full.total().item(), rel=0.1)
-
-
-def test_memory_survives_save_and_load(facts):
-    method = make(facts)
-    method.remember(method(batch(), IDS, epoch=1, step=0))
-    saved = {name: value.clone() for name, value in method.memory().items()}
-    other = SSLP(SSLPOptions(**SMALL), dataclasses.replace(facts, seed=9), "resnet18", VIEWS)
-    other.load_memory(saved)
-    assert saved.keys() == other.memory().keys()
-    assert all(torch.equal(value, other.memory()[name]) for name, value in saved.items())
-    q = queries(method)
-    for one, two in zip(method.positive_sets(q, IDS, 2), other.positive_sets(q, IDS, 2), strict=True):
-        assert torch.equal(one, two)
-
-
 def test_counts_shrink_with_the_cohort_and_impossible_options_are_refused(facts):
     assert SSLP(SSLPOptions(), facts, "resnet18", VIEWS).resolved() == {"nei_k": 20, "clusters": 10, "form": "exact"}
     with pytest.raises(UserError, match="reaches no neighbour"):

@@ -1,8 +1,10 @@
-"""Small images."""
+"""Small images, and what a store of them holds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 
@@ -14,3 +16,17 @@ def write_image(path: Path, pixels: np.ndarray, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def summary(store):
+    return json.loads((store / "store.json").read_text())
+
+
+def sources(store):
+    return pq.read_table(store / "sources.parquet").column("source").to_pylist()
+
+
+def files(root):
+    return {
+        str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name != ".lock"
+    }
