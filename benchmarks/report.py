@@ -139,12 +139,12 @@ def _score(estimate: Estimate, spread: float) -> str:
 
 
 def _purity(line: Line, kind: str) -> str:
-    found = [(audit["sets"].get(kind) or {}).get("label") for audit in line.audits]
+    found = [((audit["sets"] or {}).get(kind) or {}).get("label") for audit in line.audits]
     return _mean([label["all"]["share"] for label in found if label and label["all"]], 3)
 
 
 def _size(audit: dict[str, Any]) -> float:
-    found = audit["sets"].get("semantic")
+    found = (audit["sets"] or {}).get("semantic")
     return found["size"]["mean"] if found else float("nan")
 
 
