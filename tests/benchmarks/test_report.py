@@ -46,10 +46,9 @@ def suite(tmp_path):
             digest = f"{plan}-{seed}"
             write_json(run / "export" / "card.json", {"digest": digest})
             label = {"all": {"share": 0.25 + 0.5 * seed}}
-            write_json(
-                run / "audit" / "audit.json",
-                {"sets": {"spatial": {"label": label}, "semantic": {"label": label, "size": {"mean": 7.0}}}},
-            )
+            sets = {"spatial": {"label": label}, "semantic": {"label": label, "size": {"mean": 7.0}}}
+            found = {"sets": None if plan == "same" else sets}  # a method without positive sets
+            write_json(run / "audit" / "audit.json", found)
             for fold in range(2):
                 own_units = units(fold, 0.5 if plan == "worse" else 0.8, seed)
                 write_record(tmp_path / "records", record(plan, digest, seed, fold, own_units), own_units)
