@@ -26,10 +26,19 @@ def split_overrides(arguments: Iterable[str]) -> dict[str, str]:
     return overrides
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for more values than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"the alias *{self.peek_event().anchor} is not taken, write the value out")
+        return super().compose_node(parent, index)
+
+
 def load_yaml(path: Path | str) -> dict[str, Any]:
-    """Read one YAML mapping; a broken or non-mapping file is a UserError that names it."""
+    """Read one YAML mapping without aliases; a broken or non-mapping file is a UserError that names it."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 (a SafeLoader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as YAML settings ({reason}).") from error

@@ -183,13 +183,18 @@ def _copies(slides: Iterable[Slide]) -> tuple[str, ...]:
 
 def _check_name(name: str, where: str) -> None:
     if wrong := no_name(name):
-        raise UserError(f"{where}: {wrong}.")
+        raise UserError(f"{where.encode('utf-8', 'backslashreplace').decode()}: {wrong}.")
 
 
 def no_name(name: str) -> str:
     """Say why a name cannot name a file; empty when it can."""
-    if re.search(r"[/\\\x00-\x1f]", name) or name.startswith(".") or len(name.encode()) > NAME_BYTES:
-        return f"the name '{name[:80]}' cannot name a file: no slash, no leading dot, at most {NAME_BYTES} bytes"
+    try:
+        is_long = len(name.encode()) > NAME_BYTES
+    except UnicodeEncodeError:
+        shown = name[:80].encode("utf-8", "backslashreplace").decode()
+        return f"the name '{shown}' is not UTF-8 text: rename the file, stores and manifests could not hold it"
+    if is_long or name.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029]", name):
+        return f"the name '{name[:80]}' cannot name a file: no slash, no line end, no leading dot, at most {NAME_BYTES} bytes"
     return ""
 
 

@@ -27,6 +27,19 @@ def read_rows(
     Raises:
         UserError: no such table, no text, too wide or too long, a column missing, or a row longer than the header.
     """
+    for _ in _rows(table, required, optional, most_rows):
+        pass  # all rows are known to be sound before the first is used: a table of millions is refused at once
+    for line, header, row in _rows(table, required, optional, most_rows):
+        cells = dict.fromkeys(header, "") | {n: c.strip() for n, c in zip(header, row, strict=False)}
+        cells.pop("", None)
+        if any(cells.values()):
+            yield line, cells
+
+
+def _rows(
+    table: Path, required: tuple[str, ...], optional: tuple[str, ...], most_rows: int
+) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield (line number, header, cells) of every row."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             lines = _bounded(table, file)
@@ -41,10 +54,7 @@ def read_rows(
                     )
                 if any(cell.strip() for cell in row[len(header) :]):
                     raise UserError(f"{table} line {reader.line_num} has more cells than the header has columns.")
-                cells = dict.fromkeys(header, "") | {n: c.strip() for n, c in zip(header, row, strict=False)}
-                cells.pop("", None)
-                if any(cells.values()):
-                    yield reader.line_num, cells
+                yield reader.line_num, header, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} cannot be read as a UTF-8 CSV ({error}): save it as 'CSV UTF-8'.") from error
 

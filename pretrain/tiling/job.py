@@ -212,7 +212,9 @@ def pictures(reader: SlideReader, mask_mpp: float) -> tuple[np.ndarray, np.ndarr
 def _why_empty(mask: np.ndarray, tiling: Tiling) -> str:
     if not mask.any():
         return "no tissue found"
-    return f"tissue on {mask.mean():.1%} of the slide, but no tile holds the share min_tissue={tiling.min_tissue:g}"
+    return (
+        f"tissue on {mask.mean():.1%} of the slide, but no tile holds the share tiling.min_tissue={tiling.min_tissue:g}"
+    )
 
 
 def _write_shard(

@@ -202,7 +202,7 @@ def _refuse_nothing(cohort: Cohort, reports: dict[str, Any], root: Path) -> None
         empty = [(name, report["reason"]) for name, report in reports.items() if report["status"] == "empty"]
         raise UserError(
             f"no slide of cohort {cohort.name} holds a tile with enough tissue ({len(empty)} empty, {len(failed)} failed; "
-            f"{empty[0][0]}: {empty[0][1]}): look at {root / 'overviews'}, then try a smaller min_tissue= or tile=."
+            f"{empty[0][0]}: {empty[0][1]}): look at {root / 'overviews'}, then try a smaller tiling.min_tissue= or tile=."
         )
 
 

@@ -43,7 +43,7 @@ class Tiling:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"{key}={value} must be um/px above 0.")
         if not 0 <= self.min_tissue <= 1:
-            raise UserError(f"min_tissue={self.min_tissue} must be a share from 0 to 1.")
+            raise UserError(f"tiling.min_tissue={self.min_tissue} must be a share from 0 to 1.")
         if self.encoding not in ENCODINGS:
             raise UserError(f"encoding={self.encoding} must be one of {', '.join(ENCODINGS)}.")
         if not 1 <= self.quality <= 100:

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_missing_yaml_names_the_file(tmp_path):
     ("text", "words"),
     [
         ("name: ???", r"name=\?\?\? is no value"),
-        ("anything: &a {b: *a}", "have no end"),
+        ("anything: &a {b: *a}", r"the alias \*a is not taken"),
         ("seed: " + "9" * 5000, "cannot be read as YAML|seed"),
     ],
 )
@@ -158,3 +159,12 @@ def test_yaml_that_has_no_value_or_no_end_is_refused(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(UserError, match=words):
         compose(OmegaConf.structured(Settings), [("own.yaml", load_yaml(path))], {})
+
+
+def test_aliases_are_refused_before_they_grow(tmp_path):
+    names = "abcdefghi"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in itertools.pairwise(names)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"bomb\.yaml cannot be read as YAML settings \(the alias \*a is not taken"):
+        load_yaml(tmp_path / "bomb.yaml")

@@ -113,6 +113,28 @@ def test_too_many_rows_are_refused(tmp_path):
         list(read_rows(path, ("slide",), (), 10))
 
 
+def test_a_table_of_millions_is_refused_before_its_rows_are_used(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("slide,path\n" + "a,b\n" * 20)
+    with pytest.raises(UserError, match="more than 10 rows"):
+        next(read_rows(path, ("slide",), (), 10))
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "c").mkdir()
+    with open(os.fsencode(str(tmp_path / "c")) + b"/bad\xff.svs", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"the name 'bad\\udcff' is not UTF-8 text") as error:
+        open_cohort(tmp_path / "c")
+    str(error.value).encode("utf-8")
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x7f", "\x85"])
+def test_names_with_odd_line_ends_are_refused(tmp_path, character):
+    with pytest.raises(UserError, match="no line end"):
+        open_cohort(table(tmp_path / "c", f"slide,path\na{character}b,a.svs\n"))
+
+
 def test_delimiters_inside_quotes_do_not_count():
     assert delimiter('"a;b;c;d",path,slide\n') == ","
     assert delimiter("slide;path\n") == ";"

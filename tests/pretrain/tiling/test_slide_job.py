@@ -135,7 +135,7 @@ def test_empty_slides_say_why(tmp_path: Path, slide_file: Write, picture: Callab
     for name, image, tiling, reason in (
         ("glass", glass, SETTINGS, "no tissue found"),
         ("small", glass[:100, :50], SETTINGS, "50 um, smaller than one tile of 32 um"),
-        ("speck", speck, Tiling(tile=256), "no tile holds the share min_tissue=0.5"),
+        ("speck", speck, Tiling(tile=256), "no tile holds the share tiling.min_tissue=0.5"),
     ):
         slide = Slide(name, slide_file(f"{name}.tif", image, downsamples=(1,)))
         report = tile_slide(slide, Codes(), tiling, tmp_path / "store")

@@ -166,7 +166,9 @@ def test_nothing_to_show_for_it(tmp_path: Path, slide_file: Write, picture: Call
         tile_cohort(missing, SETTINGS, tmp_path, workers=0, progress=False)
     glass = Slide("glass", slide_file("glass.tif", picture(256, 256, glass_columns=256)))
     for _ in range(2):
-        with pytest.raises(UserError, match=r"\(1 empty, 0 failed; glass: no tissue found\).*min_tissue="):
+        with pytest.raises(
+            UserError, match=r"\(1 empty, 0 failed; glass: no tissue found\).*smaller tiling\.min_tissue="
+        ):
             tile_cohort(Cohort("glass", tmp_path, (glass,)), SETTINGS, tmp_path, workers=0, progress=False)
 
 
