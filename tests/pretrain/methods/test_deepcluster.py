@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from method_parts import noise, seeded
 
 from pretrain.distributed import World
 from pretrain.methods.deepcluster import (
@@ -15,16 +16,13 @@ from pretrain.methods.deepcluster import (
     labelled_loss,
     whitened,
 )
-from pretrain.views import ViewSettings
 from results.errors import UserError
 
-VIEWS = ViewSettings(size=32, local_size=16)
 IDS = torch.tensor([3, 7, 50, 120, 200, 399])
 
 
-def make(facts, **options) -> DeepCluster:
-    torch.manual_seed(0)
-    return DeepCluster(DeepClusterOptions(**options), facts, "resnet18", VIEWS)
+def make(facts, **options):
+    return seeded("deepcluster", facts, **options)
 
 
 def planted(method, groups: int = 4) -> torch.Tensor:
@@ -35,10 +33,6 @@ def planted(method, groups: int = 4) -> torch.Tensor:
     bank.rows.copy_(F.normalize(torch.eye(groups, bank.rows.shape[1])[group] + noise, dim=1))
     bank.written[:-10] = True
     return group
-
-
-def batch():
-    return {"global": torch.randn(len(IDS), 3, 32, 32, generator=torch.Generator().manual_seed(1))}
 
 
 def test_class_weights_by_hand():
@@ -72,7 +66,7 @@ def test_whitening_gives_uncorrelated_unit_rows():
 def test_the_first_epoch_collects_and_leaves_the_backbone_alone(facts):
     method = make(facts)
     method.start_epoch(0)
-    step = method(batch(), IDS, epoch=0, step=0)
+    step = method(noise(method, len(IDS)), IDS, epoch=0, step=0)
     step.total().backward()
     assert all(not p.grad.any() for p in method.backbone.parameters())
     assert method.head.weight.grad.any()
@@ -83,7 +77,7 @@ def test_the_first_epoch_collects_and_leaves_the_backbone_alone(facts):
     later = make(facts)
     planted(later)
     later.start_epoch(1)
-    later(batch(), IDS, epoch=1, step=0).total().backward()
+    later(noise(later, len(IDS)), IDS, epoch=1, step=0).total().backward()
     assert any(p.grad.any() for p in later.backbone.parameters())
 
 

@@ -5,23 +5,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from method_parts import VIEWS, noise, seeded
 
 from pretrain.methods.npid_mcrop import NPIDMcrop, NPIDMcropOptions
-from pretrain.views import QUADRANTS, ViewSettings
+from pretrain.views import QUADRANTS
 from results.errors import UserError
 
-VIEWS = ViewSettings(size=32, local_size=16)
 IDS = torch.tensor([3, 7, 50, 120])
 
 
-def make(facts, **options) -> NPIDMcrop:
-    torch.manual_seed(0)
-    return NPIDMcrop(NPIDMcropOptions(dimension=8, negatives=100, **options), facts, "resnet18", VIEWS)
-
-
-def batch(method):
-    rng = torch.Generator().manual_seed(1)
-    return {v.name: torch.randn(len(IDS), 3, v.size, v.size, generator=rng) for v in method.views}
+def make(facts, **options):
+    return seeded("npid_mcrop", facts, dimension=8, negatives=100, **options)
 
 
 def nce(query, rows, own, t) -> float:
@@ -33,7 +27,7 @@ def nce(query, rows, own, t) -> float:
 @pytest.mark.parametrize("siblings", [True, False])
 def test_total_is_a_fifth_of_the_tile_and_four_fifths_of_its_quadrants(facts, siblings):
     method = make(facts, siblings=siblings).eval()
-    views = batch(method)
+    views = noise(method, len(IDS))
     with torch.no_grad():
         step = method(views, IDS, epoch=0, step=5)
         drawn, t = method.draw_negatives(5).tolist(), method.options.temperature
@@ -56,7 +50,7 @@ def test_it_has_one_global_bank_and_one_a_quadrant_and_writes_them_all(facts):
     method = make(facts)
     assert set(method.banks) == {"global", *QUADRANTS}
     before = {name: bank.rows.clone() for name, bank in method.banks.items()}
-    method.remember(method(batch(method), IDS, epoch=0, step=0))
+    method.remember(method(noise(method, len(IDS)), IDS, epoch=0, step=0))
     for name, bank in method.banks.items():
         assert sorted((bank.rows != before[name]).any(1).nonzero().flatten().tolist()) == sorted(IDS.tolist())
 

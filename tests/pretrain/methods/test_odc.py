@@ -5,20 +5,18 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from method_parts import VIEWS, noise, seeded
 
 from pretrain.distributed import World
 from pretrain.methods.odc import ODC, ODCOptions
-from pretrain.views import ViewSettings
 from results.errors import UserError
 
-VIEWS = ViewSettings(size=32, local_size=16)
 IDS = torch.tensor([3, 7, 50, 120, 200, 399])
 SMALL = {"clusters": 4, "dimension": 8, "hidden": 16}
 
 
-def make(facts, **options) -> ODC:
-    torch.manual_seed(0)
-    return ODC(ODCOptions(**SMALL | options), facts, "resnet18", VIEWS)
+def make(facts, **options):
+    return seeded("odc", facts, **SMALL | options)
 
 
 def planted(method, groups: int = 4) -> torch.Tensor:
@@ -31,14 +29,10 @@ def planted(method, groups: int = 4) -> torch.Tensor:
     return group
 
 
-def batch(seed: int = 1):
-    return {"global": torch.randn(len(IDS), 3, 32, 32, generator=torch.Generator().manual_seed(seed))}
-
-
 def learn(method, steps: int, first: int = 0, lr: float = 0.03) -> list[float]:
     optimiser, losses = torch.optim.SGD(method.parameters(), lr=lr), []
     for number in range(first, first + steps):
-        step = method(batch(number // 8), IDS, epoch=1, step=number)
+        step = method(noise(method, len(IDS), number // 8), IDS, epoch=1, step=number)
         optimiser.zero_grad()
         step.total().backward()
         optimiser.step()
@@ -71,7 +65,7 @@ def test_a_batch_moves_its_own_tiles_to_their_nearest_centroid(facts):
     method.start_epoch(1)
     before, centroids = method.labels.clone(), method.centroids.clone()
     wanted = torch.tensor([3, 3, 0, 1, 2, 0])
-    step = method(batch(), IDS, epoch=1, step=0)
+    step = method(noise(method, len(IDS)), IDS, epoch=1, step=0)
     step.writes["samples"] = method.centroids[wanted]
     method.remember(step)
     assert method.labels[IDS].tolist() == wanted.tolist()
@@ -133,7 +127,7 @@ def test_small_classes_are_dealt_with_in_every_step(facts):
     assert (method.sizes() == 100).all()
     method.labels[method.labels == 3] = 0
     far = method.centroids[3].clone()
-    method.remember(method(batch(), IDS, epoch=1, step=0))
+    method.remember(method(noise(method, len(IDS)), IDS, epoch=1, step=0))
     assert method.moves == 1
     assert (method.sizes() >= 20).all()
     assert not torch.equal(method.centroids[3], far)
@@ -154,7 +148,7 @@ def test_no_class_is_halved_below_the_smallest_size(facts):
 def test_the_first_epoch_collects_and_keeps_its_labels(facts):
     method = make(facts)
     labels = method.labels.clone()
-    step = method(batch(), IDS, epoch=0, step=0)
+    step = method(noise(method, len(IDS)), IDS, epoch=0, step=0)
     step.total().backward()
     trained = {name for name, p in method.named_parameters() if p.grad.any()}
     assert trained == {"head.weight", "head.bias"}
@@ -194,7 +188,7 @@ def test_other_ranks_take_labels_and_centroids_from_rank_0(facts):
     assert (method.labels == 3).all()
     assert (method.centroids == 3).all()
     method.labels.fill_(0)
-    step = method(batch(), IDS, epoch=1, step=0)
+    step = method(noise(method, len(IDS)), IDS, epoch=1, step=0)
     method.remember(step)
     assert sorted((method.labels == 3).nonzero().flatten().tolist()) == sorted(IDS.tolist())
     method.remember(step)

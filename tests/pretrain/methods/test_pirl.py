@@ -5,23 +5,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from method_parts import noise, seeded
 
 from pretrain.methods.pirl import CELLS, PIRL, PIRLOptions
-from pretrain.views import ViewSettings
 from results.errors import UserError
 
-VIEWS = ViewSettings(size=32, local_size=16)
 IDS = torch.tensor([3, 7, 50, 120])
 
 
-def make(facts, **options) -> PIRL:
-    torch.manual_seed(0)
-    return PIRL(PIRLOptions(dimension=8, negatives=100, **options), facts, "resnet18", VIEWS)
-
-
-def batch(method):
-    rng = torch.Generator().manual_seed(1)
-    return {v.name: torch.randn(len(IDS), 3, v.size, v.size, generator=rng) for v in method.views}
+def make(facts, **options):
+    return seeded("pirl", facts, dimension=8, negatives=100, **options)
 
 
 def test_cells_tile_the_whole_row_by_row():
@@ -51,7 +44,7 @@ def test_cells_are_joined_in_their_order(facts):
 
 def test_both_terms_equal_a_plain_sum(facts):
     method = make(facts).eval()
-    views, t = batch(method), 0.2
+    views, t = noise(method, len(IDS)), 0.2
     with torch.no_grad():
         step = method(views, IDS, epoch=2, step=5)
         q = F.normalize(method.neck(method.backbone(views["global"])), dim=1)

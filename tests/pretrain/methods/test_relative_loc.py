@@ -4,21 +4,20 @@ import math
 
 import pytest
 import torch
+from method_parts import VIEWS, noise, seeded
 from torch import nn
 
 from pretrain.config import load, view_settings
 from pretrain.methods.pirl import CELLS
 from pretrain.methods.relative_loc import RelativeLoc, RelativeLocOptions, pairs
-from pretrain.views import ViewSettings, crop_boxes
+from pretrain.views import crop_boxes
 from results.errors import UserError
 
-VIEWS = ViewSettings(size=32, local_size=16)
 IDS = torch.tensor([3, 7, 50, 120])
 
 
-def make(facts) -> RelativeLoc:
-    torch.manual_seed(0)
-    return RelativeLoc(RelativeLocOptions(hidden=32), facts, "resnet18", VIEWS)
+def make(facts):
+    return seeded("relative_loc", facts, hidden=32)
 
 
 class MeanColour(nn.Module):
@@ -26,11 +25,6 @@ class MeanColour(nn.Module):
 
     def forward(self, x):
         return x.mean((1, 2, 3))[:, None].repeat(1, 512)
-
-
-def batch(method):
-    rng = torch.Generator().manual_seed(1)
-    return {v.name: torch.randn(len(IDS), 3, v.size, v.size, generator=rng) for v in method.views}
 
 
 def test_pairs_by_hand():
@@ -69,7 +63,7 @@ def test_a_silent_head_costs_log_8(facts):
     method = make(facts)
     with torch.no_grad():
         method.head.weight.zero_()
-    step = method(batch(method), IDS, epoch=0, step=0)
+    step = method(noise(method, len(IDS)), IDS, epoch=0, step=0)
     assert step.total().item() == pytest.approx(math.log(8))
     assert step.numbers["accuracy"] == 0.125
 

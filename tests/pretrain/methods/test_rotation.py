@@ -4,22 +4,16 @@ import math
 
 import pytest
 import torch
+from method_parts import noise, seeded
 
 from pretrain.config import load
-from pretrain.methods.rotation import Rotation, RotationOptions, all_turns
-from pretrain.views import ViewSettings
+from pretrain.methods.rotation import all_turns
 
-VIEWS = ViewSettings(size=32, local_size=16)
 IDS = torch.tensor([3, 7, 50, 120])
 
 
-def make(facts) -> Rotation:
-    torch.manual_seed(0)
-    return Rotation(RotationOptions(), facts, "resnet18", VIEWS)
-
-
-def batch():
-    return {"global": torch.randn(len(IDS), 3, 32, 32, generator=torch.Generator().manual_seed(1))}
+def make(facts):
+    return seeded("rotation", facts)
 
 
 def test_all_turns_by_hand():
@@ -36,17 +30,17 @@ def test_a_silent_head_costs_log_4_and_a_sure_one_nothing(facts):
     method = make(facts)
     with torch.no_grad():
         method.head.weight.zero_()
-    step = method(batch(), IDS, epoch=0, step=0)
+    step = method(noise(method, len(IDS)), IDS, epoch=0, step=0)
     assert step.total().item() == pytest.approx(math.log(4))
     assert step.numbers["accuracy"] == 0.25
     with torch.no_grad():
         method.head.bias.copy_(torch.tensor([20.0, 0, 0, 0]))
-    assert method(batch(), IDS, epoch=0, step=0).total().item() == pytest.approx(0.75 * 20, abs=1e-4)
+    assert method(noise(method, len(IDS)), IDS, epoch=0, step=0).total().item() == pytest.approx(0.75 * 20, abs=1e-4)
 
 
 def test_nothing_is_remembered_and_the_published_schedule_stands(facts):
     method = make(facts)
     assert method.memory() == {}
-    method.remember(method(batch(), IDS, epoch=0, step=0))
+    method.remember(method(noise(method, len(IDS)), IDS, epoch=0, step=0))
     config = load(["method=rotation"])
     assert (config.train.lr, config.train.weight_decay, config.train.batch_size) == (0.1, 1e-4, 16)
