@@ -11,7 +11,7 @@ from transfer.tasks import Request, Split, known_tasks, load_task, read_task, sc
 from transfer.tasks.tile_labels import TileLabels, load_tile_task
 
 SETTINGS = TileLabels()
-CLASSIFICATION = ["camelyon16-tiles", "nct-crc-he", "nct-crc-he-nonorm", "rehearsal", "tiles"]
+CLASSIFICATION = ["camelyon16-tiles", "nct-crc-he", "nct-crc-he-nonorm", "pcam", "rehearsal", "tiles"]
 
 
 def test_every_task_file_reads():

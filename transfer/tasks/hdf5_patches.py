@@ -164,7 +164,7 @@ class PatchFiles:
                     raise UserError(f"{pixels.path} {error}: fetch it again.") from error
         return tiles
 
-    def origins(self, tile_ids: np.ndarray) -> Origins:
+    def origins_of(self, tile_ids: np.ndarray) -> Origins:
         """Return slides, patients (where each slide is one) and hospitals of tiles."""
         slides = np.unique(self.slides[tile_ids]).tolist()
         return Origins.of(slides, slides if self._settings.patient_is_slide else (), self._settings.hospitals)

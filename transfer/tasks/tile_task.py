@@ -91,8 +91,8 @@ class TileTask:
 
     def tested(self, trial: int) -> Origins | None:
         """Return where the test tiles of a trial come from; None where no slide is known."""
-        if hasattr(self.source, "origins"):
-            return self.source.origins(self.tiles[self.splits[trial].test])
+        if hasattr(self.source, "origins_of"):
+            return self.source.origins_of(self.tiles[self.splits[trial].test])
         index = getattr(self.source, "index", None)
         if index is None or "slide" not in index:
             return None
