@@ -153,6 +153,10 @@ def load(arguments: list[str]) -> DictConfig:
         if layer
     ]
     others = methods.METHODS.keys() - {chosen["method"]}  # a recipe may hold the options of several methods
+    for key in overrides:
+        owner = key.partition(".")[0]
+        if owner in others:
+            raise UserError(f"'{key}' belongs to method={owner}, this is method={chosen['method']}: leave it out.")
     layers = [(name, {key: value for key, value in values.items() if key not in others}) for name, values in layers]
     config = compose(OmegaConf.structured(schema), layers, overrides)
     _check(config)

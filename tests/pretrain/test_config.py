@@ -43,6 +43,7 @@ def test_places_and_speeds_are_no_part_of_a_runs_identity():
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
+        ("npid.negatives=5", "belongs to method=npid, this is method=sgcl"),
         ("sgcl.varint=1", "did you mean 'sgcl.variant'"),
         ("epochs=3", "did you mean 'train.epochs'"),
         ("train=3", "is a group of settings"),
