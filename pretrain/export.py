@@ -47,7 +47,7 @@ def export(run: Run) -> Path:
     state = content["parameters"] | checkpoint.mean_buffers(content["buffers"])
     tensors = {name[len(PREFIX) :]: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", "made_by": MADE_BY})
+        save_file(tensors, temporary, metadata={"made_by": MADE_BY})  # one key: safetensors writes several in any order
         card = make_card(run, progress, file_digest(temporary))
     write_json(card_path, card)
     summary = describe(run, card, progress, TileStore(Path(run.info["store"])).failed)
