@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -193,7 +194,7 @@ def _read_summary(root: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         schema = summary["schema"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): run 'python -m pretrain tile' again.") from error
     if schema != STORE_SCHEMA:
         raise UserError(
@@ -204,7 +205,41 @@ def _read_summary(root: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged, it lacks {', '.join(sorted(missing))}: run 'python -m pretrain tile' again."
         )
+    if wrong := _misfit(summary):
+        raise UserError(
+            f"{path} is damaged, its {wrong} is not as it was written: run 'python -m pretrain tile' again."
+        )
     return summary
+
+
+def _misfit(summary: dict[str, Any]) -> str:
+    """Name the first key whose value has another form than a store's, empty where all are right."""
+    tiling, slides, receipts = summary["tiling"], summary["slides"], summary.get("receipts", {})
+    shapes = {
+        "tiling": isinstance(tiling, dict) and type(tiling.get("tile")) is int and _is_mpp(tiling.get("mpp")),
+        "digest": isinstance(summary["digest"], str),
+        "rehearsal": isinstance(summary["rehearsal"], bool),
+        "labels": isinstance(summary["labels"], list) and all(isinstance(label, str) for label in summary["labels"]),
+        "slides": isinstance(slides, dict) and all(_is_slide(slide) for slide in slides.values()),
+        "tiles": type(summary["tiles"]) is int,
+        "receipts": isinstance(receipts, dict)
+        and all(isinstance(receipt, dict) and "canaries" in receipt for receipt in receipts.values()),
+    }
+    return next((key for key, fits in shapes.items() if not fits), "")
+
+
+def _is_mpp(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 < value < math.inf)
+
+
+def _is_slide(slide: Any) -> bool:
+    return (
+        isinstance(slide, dict)
+        and type(slide.get("tiles")) is int
+        and slide["tiles"] >= 0
+        and isinstance(slide.get("status"), str)
+        and (slide["status"] != "failed" or isinstance(slide.get("reason"), str))
+    )
 
 
 def _decoder(receipts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -153,8 +153,8 @@ def _own(root: Path, source: Path, settings: DictConfig) -> None:
         return
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
-        mine = found["kind"] == KIND
-    except (OSError, ValueError, KeyError, TypeError):
+        mine = found["kind"] == KIND and {"source", "settings"} <= found.keys() and isinstance(found["tile"], int)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         mine = False
     if not mine:
         raise UserError(

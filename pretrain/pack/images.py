@@ -88,6 +88,8 @@ def read_tile(path: Path, tile: int, strict: bool) -> Tile:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image whose header is sound; whatever a decoder raises on damage is a BadImage."""
+    if path.exists() and not path.is_file():
+        raise BadImage("is no regular file")
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

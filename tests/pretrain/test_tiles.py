@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import pickle
@@ -180,6 +181,9 @@ def test_missing_and_damaged_stores(root: Path, tmp_path: Path) -> None:
     write_json(root / "store.json", {"schema": 1})
     with pytest.raises(UserError, match="lacks digest, labels"):
         TileStore(root)
+    (root / "store.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"store\.json is damaged \(RecursionError\)"):
+        TileStore(root)
     (root / "store.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         TileStore(root)
@@ -189,6 +193,32 @@ def test_missing_and_damaged_stores(root: Path, tmp_path: Path) -> None:
     write_json(root / "store.json", summary)
     (root / "tiles.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"tiles\.parquet is missing or damaged"):
+        TileStore(root)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("slides", [1]),
+        ("slides", {"s0": 3}),
+        ("slides", {"s0": {"tiles": "36", "status": "done"}}),
+        ("slides", {"s0": {"tiles": 0, "status": "failed"}}),
+        ("labels", 3),
+        ("labels", [1]),
+        ("tiling", None),
+        ("tiling", {"tile": "64", "mpp": 0.5}),
+        ("tiling", {"tile": 64, "mpp": float("nan")}),
+        ("tiles", "36"),
+        ("digest", 5),
+        ("rehearsal", "no"),
+        ("receipts", [1]),
+        ("receipts", {"a": {}}),
+    ],
+)
+def test_a_summary_of_another_form_names_the_key(root: Path, key: str, value: object) -> None:
+    summary = dict(TileStore(root).summary) | {key: value}
+    (root / "store.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=rf"store\.json is damaged, its {key} is not as it was written"):
         TileStore(root)
 
 

@@ -110,6 +110,22 @@ def test_broken_images_are_named_and_the_rest_is_packed(folder, pack, tmp_path, 
     assert not (tmp_path / "store" / "failed.csv").exists()
 
 
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder, pack, tmp_path):
+    os.mkfifo(folder / "ADI" / "pipe.png")
+    assert pack(folder, tmp_path / "store") == 3
+    assert summary(tmp_path / "store")["images"]["failed"] == {"ADI/pipe.png": "is no regular file"}
+
+
+@pytest.mark.parametrize("change", [{"tile": "x"}, {"tile": None}, {"source": ...}, {"settings": ...}])
+def test_a_damaged_marker_is_no_store_of_ours(folder, pack, tmp_path, capsys, change):
+    assert pack(folder, tmp_path / "store") == 0
+    marker = tmp_path / "store" / "pack.json"
+    found = json.loads(marker.read_text()) | change
+    marker.write_text(json.dumps({key: value for key, value in found.items() if value is not ...}))
+    assert pack(folder, tmp_path / "store") == 2
+    assert "holds something else than a packed store" in capsys.readouterr().err
+
+
 def test_modes_become_rgb_on_white_and_cameras_are_turned(pack, tmp_path):
     root = tmp_path / "modes"
     root.mkdir()
