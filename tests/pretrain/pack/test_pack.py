@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import os
 import struct
 import subprocess
 import sys
