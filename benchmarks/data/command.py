@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from omegaconf import OmegaConf
 
-from benchmarks.data.dataset import DataSet, Source, files_below, known, load
+from benchmarks.data.dataset import DataSet, Source, bytes_of, files_below, known, load
 from benchmarks.data.fetch import Net, fetch
 from benchmarks.data.prepare import prepare
 from benchmarks.data.report import Report, Unreadable
@@ -116,7 +116,7 @@ def status_lines(data_set: DataSet, root: Path) -> list[str]:
     lines = [f"{data_set.name}: {state}", f"  {data_set.title}", f"  folder: {home}"]
     if found:
         lines.append(f"  here: {', '.join(f'{part.found:,} {part.name}' for part in parts)}")
-        lines.append(f"  on disk: {_bytes(sum(entry.stat().st_size for _, entry in files_below(content)))}")
+        lines.append(f"  on disk: {_bytes(sum(bytes_of(entry) for _, entry in files_below(content)))}")
     lines += [f"  missing: {', '.join(missing)}"] * bool(missing) + [f"  too many: {', '.join(more)}"] * bool(more)
     lines += [f"  archive: {path.relative_to(home)}, {_bytes(path.stat().st_size)}" for path in packed]
     lines += [f"  stopped download: {path.relative_to(home)}, {_bytes(path.stat().st_size)}" for path in stopped]
@@ -214,7 +214,7 @@ def _check_room(data_set: DataSet, home: Path) -> None:
     came = [home / source.path for source in data_set.sources]
     came += [path.with_name(f".{path.name}.part") for path in came]
     here = sum(path.stat().st_size for path in came if path.is_file())
-    here += sum(entry.stat().st_size for _, entry in files_below(data_set.content_of(home)))
+    here += sum(bytes_of(entry) for _, entry in files_below(data_set.content_of(home)))
     free = shutil.disk_usage(home).free
     if data_set.size - here > free:
         raise UserError(
@@ -252,7 +252,8 @@ def check_digests(home: Path, content: Path, report: Report) -> None:
     """Read every byte: files of the same content are named, and files that differ from the host's list."""
     by_size: dict[int, list[tuple[str, str]]] = {}
     for path, entry in files_below(content):
-        by_size.setdefault(entry.stat().st_size, []).append((path, entry.path))
+        if entry.is_file():
+            by_size.setdefault(bytes_of(entry), []).append((path, entry.path))
     for group in by_size.values():
         if len(group) > 1:
             _name_same(group, report)

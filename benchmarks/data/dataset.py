@@ -167,6 +167,14 @@ def files_below(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
             yield f"{prefix}{entry.name}", entry
 
 
+def bytes_of(entry: os.DirEntry[str]) -> int:
+    """Return the size of a file, 0 for a link that leads nowhere."""
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0
+
+
 def is_shown(name: str) -> bool:
     """Tell names of data from hidden files and what desktops leave behind."""
     return not name.startswith((".", "__MACOSX")) and name.lower() not in JUNK

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from benchmarks.data.report import Unreadable
+from benchmarks.data.report import Unreadable, check_regular
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -56,6 +56,7 @@ def read_header(path: Path | str, most_side: int = 1 << 20) -> Header:
     Raises:
         Unreadable: no image, cut short, or larger than `most_side`.
     """
+    check_regular(path)
     state = os.stat(path)
     key = (state.st_dev, state.st_ino, state.st_mtime_ns)
     header = _linked.get(key) if state.st_nlink > 1 else None

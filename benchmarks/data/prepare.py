@@ -55,7 +55,7 @@ def _unpack(paths: list[Path], archive: Archive, home: Path, tell: Callable[[str
     stamp, key = _read_stamp(home), archive.into or "."
     made_from = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     before = stamp.get(key, {})
-    is_same = before.get("from") == made_from
+    is_same = isinstance(before, dict) and before.get("from") == made_from and isinstance(before.get("names"), list)
     if is_same and all((target / name).exists() for name in before["names"]):
         tell(f"{target}: already unpacked")
         return

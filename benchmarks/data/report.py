@@ -1,5 +1,7 @@
 """What a check found: problems by kind, remarks, facts."""
 
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ class Unreadable(Exception):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+def check_regular(path: Path | str) -> None:
+    """Refuse pipes and devices before they are opened: they would never end, or never begin.
+
+    Raises:
+        Unreadable: the path is there and no regular file.
+        OSError: it cannot be looked at.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise Unreadable("unreadable", "is no regular file")
 
 
 class Report:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 from xml.etree.ElementTree import Element, ParseError
 
-from benchmarks.data.report import Unreadable
+from benchmarks.data.report import Unreadable, check_regular
 
 MOST_LINE, MOST_COLUMNS, MOST_ROWS, MOST_XML = 1 << 20, 64, 2_000_000, 32 << 20
 NAMED = 5
@@ -37,6 +37,7 @@ def read_rows(path: Path, columns: tuple[str, ...] = (), delimiter: str = ",") -
 
 def read_lines(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """Yield the cells of every line that is not empty; see `read_rows`."""
+    check_regular(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             for number, cells in enumerate(csv.reader(_bounded(file), delimiter=delimiter)):
@@ -71,6 +72,7 @@ def read_polygons(path: Path) -> dict[str, int]:
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import iterparse
 
+    check_regular(path)
     if path.stat().st_size > MOST_XML:
         raise Unreadable("bad annotation", f"is larger than {MOST_XML >> 20} MiB")
     groups: dict[str, int] = {}

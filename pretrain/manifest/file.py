@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pretrain.cohorts.folder import no_name
 from pretrain.tiling.settings import Tiling
 from pretrain.tiling.wanted import DIGEST_BYTES
 from results.errors import UserError
@@ -152,6 +153,8 @@ def read_manifest(path: Path | str) -> Manifest:
 
 def _check(path: Path, manifest: Manifest) -> None:
     facts = manifest.facts
+    if wrong := _misfit(facts):
+        raise UserError(f"manifest {path} is damaged: its {wrong} is not as 'manifest write' writes it.")
     if manifest_id(facts) != facts["id"]:
         raise UserError(
             f"manifest {path} was changed after it was made: its metadata do not give its id {str(facts['id'])[:12]}."
@@ -170,3 +173,31 @@ def _check(path: Path, manifest: Manifest) -> None:
         or (labels >= len(facts["labels"])).any()
     ):
         raise UserError(f"manifest {path} is damaged: its tiles do not fit its slides and labels.")
+
+
+def _misfit(facts: dict[str, Any]) -> str:
+    """Name the first key whose value has another form than a manifest's, empty where all are right."""
+    slides, receipts, labels = facts["slides"], facts["receipts"], facts["labels"]
+    fits = {
+        **{key: isinstance(facts[key], str) for key in ("store_digest", "id")},
+        "cohort": isinstance(facts["cohort"], str) and not no_name(facts["cohort"]),
+        "rehearsal": isinstance(facts["rehearsal"], bool),
+        "tiles": type(facts["tiles"]) is int,
+        **{key: isinstance(facts[key], dict) for key in ("tiling", "tissue")},
+        **{key: facts.get(key) is None or isinstance(facts[key], dict) for key in ("label_rule", "list")},
+        "labels": isinstance(labels, list) and all(isinstance(label, str) for label in labels),
+        "receipts": isinstance(receipts, dict) and all(isinstance(receipt, dict) for receipt in receipts.values()),
+        "slides": isinstance(slides, dict)
+        and all(not no_name(name) and _is_slide(slide) for name, slide in slides.items()),
+    }
+    return next((key for key, right in fits.items() if not right), "")
+
+
+def _is_slide(slide: Any) -> bool:
+    return (
+        isinstance(slide, dict)
+        and type(slide.get("tiles")) is int
+        and slide["tiles"] >= 0
+        and isinstance(slide.get("slide_digest", ""), str)
+        and (not slide["tiles"] or "slide_digest" in slide)
+    )

@@ -241,6 +241,13 @@ class TestPrepare:
         assert {path: path.stat().st_mtime_ns for path in home.rglob("*.tif")} == once
         assert sorted(path.name for path in home.iterdir()) == [".prepared.json", "CRC-VAL-HE-7K", "CRC-VAL-HE-7K.zip"]
 
+    @pytest.mark.parametrize("stamp", ['{"CRC-VAL-HE-7K": 3}', '{"CRC-VAL-HE-7K": {"from": 1}}'])
+    def test_a_damaged_stamp_counts_as_none(self, packed, stamp):
+        home = packed.parent
+        (home / ".prepared.json").write_text(stamp)
+        assert prepare(load("crc-val-he-7k"), home, tell=lambda line: None) == 1
+        assert len(list(home.rglob("*.tif"))) == 10
+
     def test_a_refused_archive_leaves_nothing(self, packed):
         home = packed.parent
         zipped(packed, {"CRC-VAL-HE-7K/ADI/a.tif": b"x", "../x": b"y"})

@@ -405,3 +405,31 @@ def test_the_report_names_some_counts_the_rest_and_writes_all(tmp_path, capsys):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["whole"] is False
     assert len(found["problems"]["stray file"]) == 9
+
+
+def test_pipes_and_dead_links_are_named_and_not_waited_for(tmp_path, capsys):
+    place = tmp_path / "nct-crc" / "CRC-VAL-HE-7K" / "ADI"
+    place.mkdir(parents=True)
+    os.mkfifo(place / "ADI-AAAAAAAA.tif")
+    os.symlink("nowhere", place / "ADI-AAAAAAAB.tif")
+    root = f"root={tmp_path / 'nct-crc'}"
+    assert command(["status", "crc-val-he-7k", root]) == 0
+    assert command(["verify", "crc-val-he-7k", root, "digests=true"]) == 3
+    told = capsys.readouterr().out
+    assert "ADI/ADI-AAAAAAAA.tif is no regular file" in told
+    assert "ADI/ADI-AAAAAAAB.tif [Errno 2]" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "told"),
+    [
+        ("camelyon16", "annotations/tumor_001.xml", "annotations/tumor_001.xml is no regular file"),
+        ("camelyon16", "images/tumor_001.tif", "images/tumor_001.tif is no regular file"),
+        ("nucls", "csv/ALL_FOV_LOCATIONS.csv", "ALL_FOV_LOCATIONS.csv is no regular file"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file(tmp_path, capsys, name, path, told):
+    (tmp_path / path).parent.mkdir()
+    os.mkfifo(tmp_path / path)
+    assert command(["verify", name, f"root={tmp_path}"]) == 3
+    assert told in capsys.readouterr().out

@@ -91,6 +91,34 @@ def test_damage_is_one_sentence(tmp_path: Path, manifest: Manifest, manifest_fil
     assert list(tmp_path.glob(".*")) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("slides", [1]),
+        ("slides", {"a": 3}),
+        ("slides", {"a": {}}),
+        ("slides", {"a": {"tiles": "4", "slide_digest": "0"}}),
+        ("slides", {"a": {"tiles": 4}}),
+        ("slides", {"../../a": {"tiles": 0}}),
+        ("labels", 3),
+        ("receipts", [1]),
+        ("receipts", {"a": 3}),
+        ("cohort", 3),
+        ("cohort", "../../cohort"),
+        ("store_digest", 3),
+        ("tiling", 3),
+        ("tissue", 3),
+        ("list", 3),
+        ("label_rule", 3),
+        ("tiles", "4"),
+        ("rehearsal", 1),
+    ],
+)
+def test_metadata_of_another_form_name_the_key(tmp_path: Path, manifest: Manifest, key: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"its {key} is not as 'manifest write' writes it"):
+        read_manifest(rewritten(tmp_path / "m", manifest, **{key: value}))
+
+
 def test_other_schemas_are_refused(tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "SCHEMA", 2)
     write_manifest(tmp_path / "two", manifest)
