@@ -12,7 +12,7 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 1.5em auto; padding: 0 1em; color: #1a1a1a; background: #fff; }
 h1 { font-size: 1.5em; } h2 { margin-top: 1.8em; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; margin: .6em 0; } td, th { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: right; }
-td:first-child, th:first-child { text-align: left; } caption { text-align: left; color: #555; padding-bottom: .3em; }
+td:first-child, th:first-child { text-align: left; white-space: nowrap; } caption { text-align: left; color: #555; padding-bottom: .3em; }
 .wide { overflow-x: auto; } .rehearsal { background: #fff3cd; border-left: 5px solid #e69f00; padding: .6em 1em; }
 .charts { display: flex; flex-wrap: wrap; gap: 1em; } .charts svg { width: 460px; max-width: 100%; font: 11px sans-serif; }
 """

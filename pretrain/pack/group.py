@@ -15,6 +15,7 @@ from pretrain.pack.images import BadImage, encode, read_tile
 from pretrain.pack.sources import Source
 from pretrain.tiles import INDEX_SCHEMA, STORE_SCHEMA, shard_path, tile_key
 from pretrain.tiling.reports import report_path, rows_path
+from pretrain.tiling.shards import new_shard
 from results.files import file_digest, replacing, value_digest, write_json
 
 VERSION = 1
@@ -83,21 +84,16 @@ def pack_group(group: Group) -> dict[str, Any]:
     counts = {"resized": 0, "enlarged": 0, "cropped": 0, "kept": 0}
     path = shard_path(group.root, group.name)
     bound = len(group.images) * (2 * group.packing.tile**2 * 3 + 2**17) + 2**24
-    with replacing(path) as temporary:
-        environment = lmdb.open(str(temporary), map_size=bound, subdir=False, lock=False, sync=False)
-        try:
-            for start in range(0, len(group.images), COMMIT_EVERY):
-                with environment.begin(write=True) as transaction:
-                    for image in group.images[start : start + COMMIT_EVERY]:
-                        try:
-                            rows.append(_pack(group, image, len(rows) * APART, transaction, counts))
-                        except BadImage as error:
-                            failed[image.path] = str(error)
-                        except OSError as error:
-                            failed[image.path], again = f"cannot be read ({error.strerror or error})", True
-            environment.sync(True)
-        finally:
-            environment.close()
+    with new_shard(path, bound) as environment:
+        for start in range(0, len(group.images), COMMIT_EVERY):
+            with environment.begin(write=True) as transaction:
+                for image in group.images[start : start + COMMIT_EVERY]:
+                    try:
+                        rows.append(_pack(group, image, len(rows) * APART, transaction, counts))
+                    except BadImage as error:
+                        failed[image.path] = str(error)
+                    except OSError as error:
+                        failed[image.path], again = f"cannot be read ({error.strerror or error})", True
     report = {"slide": group.name, "identity": identity, "tiles": len(rows), "failed": failed, "again": again, **counts}
     if rows:
         schema = pa.schema([*INDEX_SCHEMA, *ADDED])

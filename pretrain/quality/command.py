@@ -158,5 +158,5 @@ def summary(report: dict[str, Any], folder: Path) -> list[str]:
     for kind, words in WORDS.items():
         names = [slide["slide"] for slide in report["slides"] if any(found == kind for found, _ in slide["warnings"])]
         if names:
-            lines.append(f"{words}: {len(names)} slides marked: {', '.join(names[:8])}{', ...' * (len(names) > 8)}")
+            lines.append(f"{words}: {len(names)} slide(s) marked: {', '.join(names[:8])}{', ...' * (len(names) > 8)}")
     return lines

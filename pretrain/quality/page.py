@@ -11,13 +11,13 @@ from pretrain.pages import Html, document, table
 from pretrain.quality.cohort import BLURRED, BLURRED_TILE, BLURRED_TILES, INK_MM2, INK_SHARE, OTHER_MPP, WORDS
 
 STYLE = """
-.slides { display: flex; flex-wrap: wrap; gap: 14px; } .slides figure { margin: 0; width: 250px; border-top: 3px solid #bbb; padding-top: 4px; }
-.slides figure.odd { border-color: #d55e00; } .slides img { max-width: 250px; max-height: 250px; display: block; border: 1px solid #ddd; }
+.slides { display: flex; flex-wrap: wrap; gap: 14px; } .slides figure { margin: 0; width: 250px; max-width: 100%; border-top: 3px solid #bbb; padding-top: 4px; }
+.slides figure.odd { border-color: #d55e00; } .slides img { max-width: 100%; max-height: 250px; display: block; border: 1px solid #ddd; }
 .slides .none { width: 248px; height: 120px; border: 1px dashed #bbb; color: #666; display: flex; align-items: center; justify-content: center; }
-figcaption { font-size: 12px; line-height: 1.35; } figcaption b { overflow-wrap: anywhere; } td.odd, .odd td:first-child { color: #a04000; }
+figcaption { font-size: 12px; line-height: 1.35; } figcaption, figcaption b { overflow-wrap: anywhere; } td.odd, .odd td:first-child { color: #a04000; }
 .mark { display: inline-block; background: #d55e00; color: #fff; border-radius: 3px; padding: 0 .4em; font-size: 11px; margin-right: 3px; }
 .swatch { display: inline-block; width: 1em; height: 1em; border: 1px solid #999; vertical-align: -2px; margin-right: 4px; }
-td { vertical-align: top; } td:last-child { text-align: left; } .left td { text-align: left; }
+td { vertical-align: top; } .left td, .left th, .last td:last-child, .last th:last-child { text-align: left; }
 """
 PATIENTS_SHOWN = 50
 
@@ -48,7 +48,7 @@ def facts(report: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"<p>{totals['slides']} slides ({totals['done']} with tiles, {totals['empty']} empty, {totals['failed']} failed) of "
         f"{totals['patients'] or 'unknown'} patients and {totals['hospitals'] or 'unknown'} hospitals. {totals['tissue_mm2']:,.1f} mm2 of tissue, "
-        f"{totals['tiles']:,} tiles of {tiling['tile']} px at {tiling['mpp']:g} um/px; {totals['marked']} slides are marked below. Tile store "
+        f"{totals['tiles']:,} tiles of {tiling['tile']} px at {tiling['mpp']:g} um/px; {totals['marked']} marked below. Tile store "
         f"{escape(report['store_digest'][:12])}. All numbers are in <code>quality.json</code> beside this page.</p>"
     )
     said = [f"{escape(key)}: {escape(report[key])}" for key in ("licence", "cite") if report[key]]
@@ -118,7 +118,7 @@ def origins(report: Mapping[str, Any]) -> list[str]:
     more = f" The {PATIENTS_SHOWN} with most slides are shown." if len(several) > PATIENTS_SHOWN else ""
     return [
         *lines,
-        f"<p>{len(several)} patients, {several[0]['slides']} slides at most.{more}</p>",
+        f"<p>{len(several)} patient(s), {several[0]['slides']} slide(s) each at most.{more}</p>",
         table(["patient", *head], patients),
     ]
 
@@ -153,7 +153,7 @@ def magnification(slides: Sequence[Mapping[str, Any]]) -> list[str]:
         "tiles read from",
         "odd",
     ]
-    return ["<h2>Magnification</h2>", table(head, rows)]
+    return ["<h2>Magnification</h2>", f'<div class="last">{table(head, rows)}</div>']
 
 
 def gallery(slides: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import openslide
 import pyarrow as pa
@@ -34,6 +33,7 @@ from pretrain.tiling.reports import (
     rows_path,
 )
 from pretrain.tiling.settings import Tiling
+from pretrain.tiling.shards import new_shard
 from pretrain.tiling.tissue import tissue_mask
 from pretrain.tiling.wanted import (
     WantedTiles,
@@ -223,18 +223,13 @@ def _write_shard(
     """Read, encode and store the tiles; return the sha256 of each tile's raw RGB bytes, in the order of `cells`."""
     digests = [""] * len(cells)
     bound = len(cells) * (2 * tiling.tile * tiling.tile * 3 + 2**16) + 2**24
-    with replacing(path) as temporary:
-        environment = lmdb.open(str(temporary), map_size=bound, subdir=False, lock=False, sync=False)
-        try:
-            for part in _reading_order(cells):
-                with environment.begin(write=True) as transaction:
-                    for i in part:
-                        pixels = reader.read_tile(int(origins[i, 0]), int(origins[i, 1]), plan)
-                        digests[i] = hashlib.sha256(pixels.tobytes()).hexdigest()
-                        transaction.put(tile_key(*cells[i]), encode(pixels, tiling))
-            environment.sync(True)
-        finally:
-            environment.close()
+    with new_shard(path, bound) as environment:
+        for part in _reading_order(cells):
+            with environment.begin(write=True) as transaction:
+                for i in part:
+                    pixels = reader.read_tile(int(origins[i, 0]), int(origins[i, 1]), plan)
+                    digests[i] = hashlib.sha256(pixels.tobytes()).hexdigest()
+                    transaction.put(tile_key(*cells[i]), encode(pixels, tiling))
     return digests
 
 

@@ -200,9 +200,10 @@ def _refuse_nothing(cohort: Cohort, reports: dict[str, Any], root: Path) -> None
         )
     if not any(report["tiles"] for report in reports.values()):
         empty = [(name, report["reason"]) for name, report in reports.items() if report["status"] == "empty"]
+        shown = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in [*failed[:1], *empty[:1]])
         raise UserError(
             f"no slide of cohort {cohort.name} holds a tile with enough tissue ({len(empty)} empty, {len(failed)} failed; "
-            f"{empty[0][0]}: {empty[0][1]}): look at {root / 'overviews'}, then try a smaller tiling.min_tissue= or tile=."
+            f"{shown}): look at {root / 'overviews'}, then try a smaller tiling.min_tissue= or tile=."
         )
 
 

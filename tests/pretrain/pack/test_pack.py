@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -110,6 +111,20 @@ def test_broken_images_are_named_and_the_rest_is_packed(folder, pack, tmp_path, 
         (folder / path).unlink()
     assert pack(folder, tmp_path / "store") == 0
     assert not (tmp_path / "store" / "failed.csv").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_call_goes_on(folder, pack, tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, before[1]))  # writing beyond it fails as on a full disk
+    try:
+        assert pack(folder, tmp_path / "store", "workers=0") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "cannot be written" in told
+    assert not list(tmp_path.rglob("*.tmp*"))
+    assert pack(folder, tmp_path / "store", "workers=0") == 0
 
 
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder, pack, tmp_path):

@@ -105,6 +105,13 @@ def test_the_page_stands_alone_and_names_are_text(looked):
     assert "<i>" not in text
     assert "H &lt;i&gt;1&lt;/i&gt;" in text
     assert text.count("<img ") == 7
+    assert (
+        "td:first-child, th:first-child { text-align: left; white-space: nowrap; }" in text
+    )  # names do not break at hyphens
+    assert (
+        ".left td, .left th, .last td:last-child, .last th:last-child { text-align: left; }" in text
+    )  # heads stand over texts
+    assert '<div class="last"><div class="wide"><table><thead><tr><th>slide</th><th>um/px</th>' in text
     body = ElementTree.fromstring(re.sub(r"<!DOCTYPE html>|<meta[^>]*>|(<img[^>]*>)|<br>", "", text).strip())
     assert [h.text.split(":")[0] for h in body.iter("h2")] == [
         "Failed slides", "Marked slides", "Spread", "Hospitals and patients", "Magnification", "Slides",
