@@ -2,6 +2,7 @@
 
 import os
 import resource
+import select
 import shlex
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -94,7 +95,7 @@ class Runner:
                 label, (package, arguments) = waiting.pop(0)
                 self._start(label, package, arguments, jobs)
             # wait4 gives the usage of one child; until it returns the process id cannot belong to another process.
-            pid, waited, usage = os.wait4(-1 if len(self._running) > 1 else next(iter(self._running)), 0)
+            pid, waited, usage = os.wait4(_first_to_end(list(self._running)), 0)
             child = self._running.pop(pid)
             done[child.label] = step = child.ended(waited, usage)
             if self.stopped_by or not step.goes_on:
@@ -130,6 +131,18 @@ class Runner:
         self._running[process.pid] = _Child(label, command, process, start, readers)
         if self.stopped_by:
             os.kill(process.pid, self.stopped_by)
+
+
+def _first_to_end(pids: list[int]) -> int:
+    """Return the process that ends first, without a look at children that others started in this process."""
+    with ExitStack() as stack:
+        waiting, of = select.poll(), {}
+        for pid in pids:
+            handle = os.pidfd_open(pid)
+            stack.callback(os.close, handle)
+            waiting.register(handle, select.POLLIN)
+            of[handle] = pid
+        return of[waiting.poll()[0][0]]
 
 
 @dataclass(frozen=True)

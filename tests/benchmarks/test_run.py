@@ -88,6 +88,14 @@ def test_a_killed_step_is_128_and_the_signal(tmp_path, stub, monkeypatch):
     assert [words[0] for words in asked(tmp_path)] == ["pretrain", "pretrain", "pretrain", "transfer"]
 
 
+def test_a_child_of_somebody_else_is_left_alone(tmp_path, stub):
+    foreign = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+    time.sleep(0.5)  # it has ended, and nobody has waited for it
+    steps = stub.run_all({name: ("pretrain", ["tile"]) for name in ("a", "b")}, jobs=2)
+    assert [step.status for step in steps] == [0, 0]
+    assert foreign.wait() == 7
+
+
 WEIGH = """
 import os, sys
 from benchmarks.steps import Runner
