@@ -14,7 +14,7 @@ from benchmarks.suite import Suite, load_suite, plans, run_name
 from results.errors import UserError
 from results.files import write_text
 from results.record import Record, read_records, slug
-from results.statistics import Estimate, Trial, bootstrap, difference, percentile_interval
+from results.statistics import Estimate, Trial, bootstrap, difference, paired_t_interval, percentile_interval
 
 SETS = ("spatial", "semantic", "mined")
 METRIC = "balanced_accuracy"
@@ -33,7 +33,8 @@ def report(spec: str, arguments: list[str]) -> Path:
     """Write the comparison of a suite's variants as Markdown and return its path.
 
     Every number is over the trials (folds) of all seeds; intervals come from one bootstrap over test slides and their tiles that
-    all variants share, so that differences are paired. Beside each difference stand those of the single pretraining seeds.
+    all variants share, so that differences are paired. Beside each difference stand those of the single pretraining seeds and the
+    interval of a paired t over them: a difference is bold when both intervals leave 0 out.
 
     Raises:
         UserError: when no base is named, or a run of it was not scored yet.
@@ -92,7 +93,7 @@ def page(command: str, suite: Suite, lines: Sequence[Line], engines: Sequence[st
     columns = {engine: _column(lines, suite.base, engine) for engine in engines}
     head = ["variant"]
     for engine in engines:
-        head += [f"{engine} balanced accuracy", f"{engine} minus {suite.base}", "by seed"]
+        head += [f"{engine} balanced accuracy", f"{engine} minus {suite.base}", "by seed", "over seeds"]
     head += [f"{kind} purity" for kind in SETS] + ["\\|S\\|"]
     rows = [head, ["---"] * len(head)]
     for line in lines:
@@ -104,8 +105,9 @@ def page(command: str, suite: Suite, lines: Sequence[Line], engines: Sequence[st
         )
     return [
         f"Made by `{command}`, seeds {', '.join(map(str, suite.seeds))}. Mean over seeds and folds, ",
-        "± standard deviation over seeds, [95 % interval over test slides and tiles]; differences are paired on the same draws. Purity: share",
-        "of a set's labelled tiles that have the anchor's label, at the last epoch, mean over seeds. Nothing is corrected for the number of rows.",
+        "± standard deviation over seeds, [95 % interval over test slides and tiles]; differences are paired on the same draws. Over seeds:",
+        "95 % interval of a paired t, which holds the luck of training and not that of the slides. Bold: both intervals leave 0 out. Nothing is",
+        "corrected for the number of rows. Purity: share of a set's labelled tiles that have the anchor's label, at the last epoch, mean over seeds.",
         "",
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
@@ -121,21 +123,29 @@ def _column(lines: Sequence[Line], base: str, engine: str) -> dict[str, list[str
         means = [estimates[line.name, seed].mean() for seed in seeds]
         score = _score(estimates[line.name], float(np.std(means, ddof=1)) if len(means) > 1 else float("nan"))
         if line.name == base:
-            cells[line.name] = [score, "", ""]
+            cells[line.name] = [score, "", "", ""]
             continue
-        apart = difference(estimates[line.name], estimates[base])
-        low, high = percentile_interval(apart)
         delta = estimates[line.name].mean() - estimates[base].mean()
-        text = f"{delta:+.3f} [{low:+.3f}, {high:+.3f}]"
-        clear = "**" if low > 0 or high < 0 else ""
         by_seed = [estimates[line.name, s].mean() - estimates[base, s].mean() for s in seeds if (base, s) in estimates]
-        cells[line.name] = [score, f"{clear}{text}{clear}", " ".join(f"{value:+.2f}" for value in by_seed)]
+        over_slides = percentile_interval(difference(estimates[line.name], estimates[base]))
+        over_seeds = paired_t_interval(by_seed)
+        clear = "**" if all(low > 0 or high < 0 for low, high in (over_slides, over_seeds)) else ""
+        cells[line.name] = [
+            score,
+            f"{clear}{delta:+.3f} {_signed(over_slides)}{clear}",
+            " ".join(f"{value:+.2f}" for value in by_seed),
+            "-" if np.isnan(over_seeds[0]) else _signed(over_seeds),
+        ]
     return cells
 
 
 def _score(estimate: Estimate, spread: float) -> str:
     low, high = estimate.interval()
     return f"{estimate.mean():.3f} ± {spread:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _signed(interval: tuple[float, float]) -> str:
+    return f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
 
 
 def _purity(line: Line, kind: str) -> str:

@@ -136,6 +136,20 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def paired_t_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean difference over paired runs, such as one a pretraining seed: mean ± t(0.975, n - 1) sd / sqrt(n).
+
+    It holds the randomness of training that `difference` leaves out. (NaN, NaN) with fewer than two, and where one is NaN.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < 2 or np.isnan(values).any():
+        return float("nan"), float("nan")
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
 def bootstrap(
     rows: Mapping[Row, Sequence[Trial]], metrics: Sequence[str], replicates: int = 1000, seed: int = 0
 ) -> dict[tuple[Row, str], Estimate]:

@@ -1,5 +1,7 @@
 """The comparison of variants: from records and audits on disk to a page."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -102,11 +104,31 @@ def test_variants_are_held_against_the_base_on_the_same_tiles(suite):
     assert list(rows) == ["whole", "worse", "same"]
     assert rows["whole"]["knn minus whole"] == ""
     assert rows["worse"]["knn minus whole"].startswith("**-0.")
+    assert rows["worse"]["over seeds"].count("-0.") == 2
+    assert rows["same"]["over seeds"] == "[+0.000, +0.000]"
     assert not rows["same"]["knn minus whole"].startswith("**")
     assert all(value.startswith("-0.") for value in rows["worse"]["by seed"].split())
     assert len(rows["worse"]["by seed"].split()) == 2
     assert [rows["worse"][f"{kind} purity"] for kind in ("spatial", "semantic", "mined")] == ["0.500", "0.500", "-"]
     assert rows["whole"]["¦S¦"] == "7.0"
+
+
+def test_one_seed_says_nothing_over_seeds_and_nothing_is_bold(suite):
+    rows = rows_of(report(str(suite), ["seeds=[0]"]))
+    assert rows["worse"]["over seeds"] == "-"
+    assert rows["worse"]["knn minus whole"].startswith("-0.")
+
+
+def test_a_difference_that_another_seed_may_undo_is_not_bold(suite, tmp_path):
+    for path in (tmp_path / "records").glob("*worse*.json"):
+        record = json.loads(path.read_text())
+        if record["encoder"]["seed"] == 1:
+            kept = units(record["trial"], 0.79, 1)
+            write_record(tmp_path / "records", {**record, "metrics": score_units(kept), "units": None}, kept)
+    cell = rows_of(report(str(suite), []))["worse"]
+    slides = [float(value) for value in cell["knn minus whole"].split("[")[1].rstrip("]*").split(",")]
+    assert slides[1] < 0
+    assert not cell["knn minus whole"].startswith("**")
 
 
 def test_a_run_without_records_is_named(suite, tmp_path):

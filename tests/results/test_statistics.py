@@ -12,6 +12,7 @@ from results.statistics import (
     bootstrap,
     difference,
     inside_floor,
+    paired_t_interval,
     percentile_interval,
     tied_with_best,
 )
@@ -171,3 +172,14 @@ def test_every_metric_runs():
     for name in METRICS["classification"]:
         low, high = found["a", name].interval()
         assert low <= found["a", name].mean() <= high
+
+
+def test_paired_t_of_three_seeds_by_hand():
+    low, high = paired_t_interval([-0.08, -0.12, -0.14])  # mean -0.11333, sd 0.030551, t(0.975, 2) = 4.30265
+    assert low == pytest.approx(-0.18923, abs=1e-5)
+    assert high == pytest.approx(-0.03744, abs=1e-5)
+
+
+@pytest.mark.parametrize("differences", [[], [0.1], [0.1, float("nan")]])
+def test_paired_t_of_too_few_runs_is_not_a_number(differences):
+    assert np.isnan(paired_t_interval(differences)).all()
