@@ -3,7 +3,7 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TextIO
 
@@ -14,6 +14,22 @@ class UserError(Exception):
     The message is one sentence that names the file, key or slide, says what was expected and what to do.
     Every command prints it as `error: <message>` on stderr and exits with status 2.
     """
+
+
+def told_together(checks: Iterable[Callable[[], object]]) -> None:
+    """Make cheap checks before a long step, all of them, so that no mistake waits behind another.
+
+    Raises:
+        UserError: with what every check that failed has to say.
+    """
+    mistakes = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError(" And: ".join(mistakes))
 
 
 def printable(text: str, stream: TextIO) -> str:
