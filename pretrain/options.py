@@ -11,7 +11,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "dimension": WIDEST, "hidden": WIDEST, "bottleneck": WIDEST, "components": WIDEST,
     "temperature": (1e-4, 1e4), "tau": (1e-4, 1e4), "teacher_temperature": (1e-4, 1e4), "teacher_temperature_start": (1e-4, 1e4),
     "momentum": (0, 1), "centre_momentum": (0, 1), "radius": (1.001, 100), "aux": (1, 1000), "clusterings": (1, 64),
-    "negatives": COUNT, "nei_k": COUNT, "clusters": COUNT, "sample": (100, 1e9), "prototypes": COUNT, "min_cluster": COUNT,
+    "negatives": COUNT, "nei_k": COUNT, "clusters": COUNT, "sample": COUNT, "prototypes": COUNT, "min_cluster": COUNT,
     "update_every": COUNT, "local_crops": (0, 64), "ramp_up": (0, 1e6), "temperature_warmup": (0, 1e6), "freeze_epochs": (0, 1e6),
 }  # fmt: skip
 """Lowest and highest sensible value of a number. Counts are capped by the number of tiles."""

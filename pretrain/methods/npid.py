@@ -46,7 +46,7 @@ class NPID(Method):
 
     def __init__(self, options: NPIDOptions, facts: Facts, backbone: str, views: ViewSettings):
         super().__init__(options, facts, backbone, views)
-        self.check(options)
+        NPID.check(options)
         self.neck = NECKS[options.neck](self.dimension, options.dimension)
         self.negatives = min(options.negatives, facts.tiles)
         self.remember_rows("global", options.dimension)

@@ -22,12 +22,15 @@ from results.errors import UserError
 
 EXACT_LIMIT = 2_000_000
 """Tiles up to which `form=auto` is exact (S2)."""
+LEAST_SAMPLE = 100
 MOST_CANDIDATES = 4096
 """Of a cell with more tiles than this, a sampled search looks at so many, taken at even steps."""
 
 
 def check_form(key: Callable[[str], str], options: Any) -> None:
-    """Refuse options `form` and `shard` of a method that do not go together, with a UserError; `key` gives them as they are typed."""
+    """Refuse options `form`, `sample` and `shard` of a method that do not go together, with a UserError; `key` gives them as they are typed."""
+    if options.sample < LEAST_SAMPLE:
+        raise UserError(f"{key('sample')}={options.sample} is too small: give {LEAST_SAMPLE} or more.")
     if options.shard and options.form != "sampled":
         raise UserError(
             f"{key('shard')}=true needs {key('form')}=sampled: the exact form compares with all rows on every rank."

@@ -20,7 +20,7 @@ from pretrain.tiling.reader import one_line
 from pretrain.tiling.reports import finished_report, rows_path
 from pretrain.tiling.settings import Tiling
 from pretrain.tiling.wanted import Rebuild, WantedTiles
-from results.errors import UserError, children_ignore_interrupts
+from results.errors import UserError, children_ignore_interrupts, something_is_finished
 
 CONNECT_SECONDS = 15
 REASONS_SHOWN = 3
@@ -222,6 +222,7 @@ class _Progress:
         self._bar.close()
 
     def __call__(self, report: dict[str, Any]) -> None:
+        something_is_finished()
         self._done += 1
         self._tiles += report["tiles"]
         if report["status"] == "failed":
