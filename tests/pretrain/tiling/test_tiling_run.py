@@ -172,6 +172,46 @@ def test_nothing_to_show_for_it(tmp_path: Path, slide_file: Write, picture: Call
             tile_cohort(Cohort("glass", tmp_path, (glass,)), SETTINGS, tmp_path, workers=0, progress=False)
 
 
+@pytest.mark.usefixtures("no_dask")
+def test_a_cohort_of_slides_that_are_not_there_starts_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "many.csv"
+    table.write_text("slide,path\n" + "".join(f"s{i:05d},gone/{i}.svs\n" for i in range(20_000)))
+    with pytest.raises(UserError, match=r"^all 20,000 slides of cohort many failed: s00000: [^;]*; s00001: ") as error:
+        tile_cohort(open_cohort(table), SETTINGS, tmp_path / "work")
+    assert len(str(error.value)) < 1000
+    assert not list((tmp_path / "work").rglob("*.json"))
+
+
+def test_many_missing_slides_are_named_in_a_few_lines(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tuple(Slide(f"gone{i:03d}", tmp_path / f"{i}.svs") for i in range(50))
+    store = tile_cohort(replace(cohort, slides=(*cohort.slides, *gone)), SETTINGS, tmp_path, workers=0)
+    assert len(store.failed) == 50
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("slide gone")]) == 10
+    assert lines[-1] == "and 40 more slides cannot be reached."
+
+
+@pytest.mark.usefixtures("no_dask")
+def test_a_disk_that_is_away_costs_no_finished_work(cohort: Cohort, tmp_path: Path) -> None:
+    whole = tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
+    before = files(whole.root)
+    cohort.root.rename(tmp_path / "away")
+    with pytest.raises(UserError, match="all 3 slides of cohort liver failed"):
+        tile_cohort(cohort, SETTINGS, tmp_path)
+    assert files(whole.root) == before
+    (tmp_path / "away").rename(cohort.root)
+    one = cohort.slides[0].path
+    one.rename(one.with_suffix(".hidden"))
+    part = tile_cohort(cohort, SETTINGS, tmp_path)
+    assert ([name for name, _ in part.failed], part.slide_names) == (["a"], ["b", "c"])
+    one.with_suffix(".hidden").rename(one)
+    assert tile_cohort(cohort, SETTINGS, tmp_path).digest == whole.digest
+    shards = {name: time for name, time in before.items() if name.startswith("shards/")}
+    assert {name: time for name, time in files(whole.root).items() if name in shards} == shards
+
+
 def test_dead_scheduler_and_busy_store(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
