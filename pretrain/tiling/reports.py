@@ -59,7 +59,13 @@ def absent_report(slide: Slide) -> dict[str, Any] | None:
         reason = f"cannot be reached ({error.strerror or type(error).__name__})"
     if not reason:
         return None
-    return {"slide": slide.name, "status": "failed", "reason": f"{slide.path} {reason}.", "tiles": 0, "slide_digest": ""}
+    return {
+        "slide": slide.name,
+        "status": "failed",
+        "reason": f"{slide.path} {reason}.",
+        "tiles": 0,
+        "slide_digest": "",
+    }
 
 
 def identity(slide: Slide, codes: Codes, tiling: Tiling, wanted: WantedTiles | None = None) -> dict[str, Any]:
