@@ -10,6 +10,7 @@ import pytest
 from pretrain.cohorts import Cohort, Slide, open_cohort
 from pretrain.tiles import TileStore
 from pretrain.tiling import Tiling, job, run
+from pretrain.tiling.reader import SlideReader
 from pretrain.tiling.run import tile_cohort
 from results.errors import UserError
 
@@ -227,6 +228,24 @@ def test_dead_scheduler_and_busy_store(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         tile_cohort(cohort, SETTINGS, tmp_path / "file", workers=0)
+
+
+def test_a_dicom_file_of_glass_opens_and_gives_no_tile(real_data: Path, tmp_path: Path) -> None:
+    """`dicom_sm_image.dcm` is 50 x 50 px of a technical fixture in 25 frames, all of it as bright as glass."""
+    path = real_data / "wsi" / "dicom_sm_image.dcm"
+    with SlideReader(path) as reader:
+        assert (reader.size, reader.mpp, reader.mpp_source, reader.vendor) == ((50, 50), 0.499, "slide", "dicom")
+        plan = reader.plan(10, 0.5)
+        frames = np.stack([reader.read_tile(x, y, plan) for x in range(0, 50, 10) for y in range(0, 50, 10)])
+    assert (frames.shape, plan.resampled) == ((25, 10, 10, 3), False)
+    assert 243 < frames.mean() < 245
+    cohort = Cohort("dicom", tmp_path, (Slide("sm_image", path),))
+    for tile, reason in ((256, "25 x 25 um, smaller than one tile of 128 um"), (16, "no tissue found")):
+        with pytest.raises(UserError, match=rf"\(1 empty, 0 failed; sm_image: {reason}\)"):
+            tile_cohort(cohort, Tiling(tile=tile), tmp_path / str(tile), workers=0, progress=False)
+        (report,) = (json.loads(p.read_text()) for p in (tmp_path / str(tile)).rglob("sm_image.json"))
+        assert (report["status"], report["size"], report["mpp"], report["level"]) == ("empty", [50, 50], 0.499, 0)
+        assert not list((tmp_path / str(tile)).rglob("*.lmdb"))
 
 
 @pytest.mark.slow
