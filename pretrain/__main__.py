@@ -3,7 +3,7 @@
 import os
 import sys
 
-from results.errors import stoppable, told
+from results.errors import UserError, stoppable, told
 
 HELP = """usage: python -m pretrain [tile | train | export | audit | parity | quality | manifest | pack | inspect] [key=value ...]
 
@@ -18,7 +18,7 @@ Whole-slide images in, a pretrained backbone out. Without a step: the first thre
   quality   [out=FOLDER] cohort=...: tissue, focus, pen and um/px of every slide -> one page and quality.json (docs/own-slides.md)
   pack      FOLDER STORE [tile=PX] [mpp=UM_PER_PX] ...: any folder of images as a tile store, for store=STORE (docs/stores.md)
   inspect   STORE [verify=true] [export=folders|webdataset out=FOLDER]: what a tile store holds, a contact sheet (docs/stores.md)
-  parity    [processes=[1,2,4]]: do several ranks compute what one does? under torchrun: the ranks of this cluster
+  parity    [processes=[1,2,4]] [tiles=3000] [batch=48] [steps=3] [seed=0] [device=auto]: do several ranks compute what one does? under torchrun: the ranks of this cluster
 
 settings (python -m pretrain --settings prints all, with their values)
   cohort=FOLDER|CSV|rehearsal   slides; rehearsal makes synthetic ones      [rehearsal]
@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if "--settings" in arguments:
+        return _settings([argument for argument in arguments if argument != "--settings"])
     if arguments and arguments[0] == "manifest":  # needs no torch
         from pretrain.manifest.command import command
 
@@ -66,6 +68,18 @@ def _run(arguments: list[str]) -> int:
     from pretrain.job import run
 
     return run(arguments)
+
+
+def _settings(arguments: list[str]) -> int:
+    from pretrain.settings_page import page
+
+    step = arguments[0] if arguments and "=" not in arguments[0] else None
+    if step in ("audit", "parity", "quality", "manifest", "pack", "inspect"):
+        raise UserError(
+            f"--settings prints those of tile, train and export: what {step} takes stands in 'python -m pretrain --help'."
+        )
+    print(page(arguments[1:] if step in ("tile", "train", "export") else arguments), end="")
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-FEATURE_DIMS = {"resnet18": 512, "resnet50": 2048, "vit_small": 384, "resnet18_quarter": 128}
+from pretrain.schema import FEATURE_DIMS
+
 TRANSFORMERS = {"vit_small": "vit_small_patch16_224"}
 """Our name -> timm's. Views of any size are taken, padded to whole patches; position embeddings are interpolated."""
 

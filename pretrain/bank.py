@@ -14,13 +14,11 @@ STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 CHUNK = 1 << 18
 
 
-def check_bank(storage: str, momentum: float) -> None:
-    """Refuse an unknown way to keep rows, or a weight of new features that teaches the bank nothing or too much, with a UserError."""
-    if storage not in STORAGES:
-        raise UserError(f"bank={storage} is not known: choose one of {', '.join(STORAGES)}.")
+def check_momentum(key: str, momentum: float) -> None:
+    """Refuse a weight of new features that teaches the bank nothing or too much, with a UserError; `key` is as it is typed."""
     if not 0 < momentum <= 1:
         raise UserError(
-            f"momentum={momentum:g} of the bank does not fit: give a number above 0, at most 1 (the weight of the new feature)."
+            f"{key}={momentum:g} does not fit: give a number above 0, at most 1 (the weight of the new feature)."
         )
 
 

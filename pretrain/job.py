@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pretrain import distributed
 from pretrain.config import load
@@ -27,9 +27,6 @@ def run(arguments: list[str]) -> int:
     Raises:
         UserError: for every mistake of input or settings.
     """
-    if "--settings" in arguments:
-        print(OmegaConf.to_yaml(load([a for a in arguments if a != "--settings" and a not in STEPS])), end="")
-        return 0
     step = arguments[0] if arguments and arguments[0] in (*STEPS, "audit", "parity", "quality") else None
     settings = arguments[1:] if step else arguments
     if step == "parity":

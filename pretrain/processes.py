@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from results.errors import UserError, leave_signals_to_parent
+from results.errors import UserError, leave_signals_to_parent, something_is_finished
 
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
@@ -25,13 +25,17 @@ def each(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None
     """
     count = min(len(jobs), os.cpu_count() or 1 if workers is None else workers)
     if count < 2:
-        yield from map(work, jobs)
+        for job in jobs:
+            yield work(job)
+            something_is_finished()
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=leave_signals_to_parent) as pool:
         try:
             for task in as_completed([pool.submit(work, job) for job in jobs]):
-                yield task.result()
+                result = task.result()
+                something_is_finished()
+                yield result
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process died, probably of too little memory: run again with workers=1; what is done is kept."

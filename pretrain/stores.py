@@ -97,7 +97,7 @@ def rehearsal_root(config: DictConfig, make: bool) -> Path:
     root = (
         Path(config.work)
         / "cohorts"
-        / f"rehearsal-v{rehearsal.VERSION}-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
+        / f"rehearsal-v{rehearsal.version(wanted.seed)}-{wanted.slides}x{wanted.size_px}-s{wanted.seed}"
     )
     if make:
         rehearsal.generate(root, seed=wanted.seed, slides=wanted.slides, size_px=wanted.size_px)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.randomness import uniform
+from pretrain.schema import ViewSettings
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -24,34 +25,6 @@ QUADRANTS = {
     "br": (0.5, 0.5, 1.0, 1.0),
 }
 ATTEMPTS = 10
-
-
-@dataclass
-class ViewSettings:
-    """Sizes in px and strengths of the augmentation; the defaults are those published for SGCL: always jitter, never blur.
-
-    `jitter`, `blur` and `solarise` are probabilities. `blur_sigma` is in px of a 224 px view and shrinks with `size`, so that it
-    blurs the same length of tissue at every size. `second_blur` and `local_blur` replace `blur` in the second global view and in
-    local views (null: the same); only the second global view is ever solarised.
-    """
-
-    size: int = 224
-    local_size: int = 96
-    scale: tuple[float, float] = (0.2, 1.0)
-    local_scale: tuple[float, float] = (0.2, 0.56)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-    grey: float = 0.2
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.4
-    flip: float = 0.5
-    jitter: float = 1.0
-    blur: float = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    second_blur: float | None = None
-    local_blur: float | None = None
-    solarise: float = 0.0
 
 
 @dataclass(frozen=True)

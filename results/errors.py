@@ -1,9 +1,10 @@
 import contextlib
+import os
 import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TextIO
 
@@ -14,6 +15,22 @@ class UserError(Exception):
     The message is one sentence that names the file, key or slide, says what was expected and what to do.
     Every command prints it as `error: <message>` on stderr and exits with status 2.
     """
+
+
+def told_together(checks: Iterable[Callable[[], object]]) -> None:
+    """Make cheap checks before a long step, all of them, so that no mistake waits behind another.
+
+    Raises:
+        UserError: with what every check that failed has to say.
+    """
+    mistakes = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError(" And: ".join(mistakes))
 
 
 def printable(text: str, stream: TextIO) -> str:
@@ -44,25 +61,47 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: unwinds like Ctrl-C, so that processes are ended and temporary files go."""
 
 
+NOTHING_YET = "nothing was finished by this call, what earlier ones finished stays; the same command begins anew."
+_finished = threading.Event()
+
+
+def something_is_finished() -> None:
+    """Say that a file stands in its place, or that a worker's does: from now on a stopped command has something to go on from."""
+    _finished.set()
+
+
 def stoppable(
     command: Callable[[], int], left: str = "nothing half-written; the same command goes on from here."
 ) -> int:
-    """Run a command and return its exit status; SIGTERM and Ctrl-C end it with one sentence, what is left, on stderr, and 143 or 130."""
+    """Run a command and return its exit status; SIGTERM and Ctrl-C end it with one sentence on stderr, and 143 or 130.
+
+    Args:
+        command: what is run.
+        left: what to say of its work once something is finished; before that nothing is, and that is said. Of the processes
+            of torchrun the first one speaks.
+    """
     if threading.current_thread() is not threading.main_thread():
         return command()
-    before = signal.signal(signal.SIGTERM, _terminate)
+    _finished.clear()
+    asked: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: a second must not cut the clearing up short
+        asked.append(number)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         return command()
-    except KeyboardInterrupt as stop:
-        print(f"stopped: {left}", file=sys.stderr, flush=True)
-        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+    except (KeyboardInterrupt, Exception) as stop:
+        terminated = bool(asked) or isinstance(stop, Terminated)
+        if not (terminated or isinstance(stop, KeyboardInterrupt)):
+            raise  # after SIGTERM an error is its doing: a library that swallows it in the middle of an import is left half there
+        if os.environ.get("RANK", "0") == "0":
+            print(f"stopped: {left if _finished.is_set() else NOTHING_YET}", file=sys.stderr, flush=True)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: a second must not cut the clearing up short
-    raise Terminated
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from results.errors import something_is_finished
+
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -28,6 +30,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
             _swap_folder(temporary, path)
         else:
             os.replace(temporary, path)
+        something_is_finished()
     finally:
         _remove(temporary)
 

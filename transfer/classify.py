@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.tiles import TileStore, latest_store
-from results.errors import UserError
+from results.errors import UserError, told_together
 from results.record import find_record, write_record
 from transfer.cells import Cell, extract, scale_mismatch
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
 from transfer.engines import Images, known_engines
 from transfer.recording import Recorder, check_writable, say, timed, titled
-from transfer.settings import CellSettings, read_settings
+from transfer.settings import CellSettings, check_encoders, read_settings
 from transfer.tasks import Request, TileTask, load_task, read_task
 
 HELP = """python -m transfer classify key=value ...
@@ -80,6 +80,7 @@ def classify(settings: Settings) -> int:
     Raises:
         UserError: before the first cell, for a mistake in settings, store, task or encoder.
     """
+    told_together((lambda: check_encoders(settings), lambda: _check_task(settings)))
     task = _open_task(settings)
     options = EncoderOptions(
         Path(settings.work),
@@ -119,6 +120,14 @@ def _open_task(settings: Settings) -> TileTask:
         spec = "rehearsal" if store.rehearsal else "tiles"
     request = Request(work, settings.root, settings.store, settings.trials, settings.seed)
     return load_task(read_task(spec, changes={"max_tiles_per_slide": settings.max_tiles_per_slide}), request)
+
+
+def _check_task(settings: Settings) -> None:
+    """Find out before anything is read whether store and task are there."""
+    if settings.store:
+        TileStore(settings.store)
+    if settings.task:
+        read_task(settings.task)
 
 
 class _Sweep:

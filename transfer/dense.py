@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from results.errors import UserError
+from results.errors import UserError, told_together
 from results.files import replacing
 from results.record import cell_key, find_record, slug, write_record
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
 from transfer.recording import CellRecord, Recorder, check_writable, say, timed, titled
-from transfer.settings import CellSettings
+from transfer.settings import CellSettings, check_encoders
 from transfer.tasks.schema import Request, load_task, read_task
 
 if TYPE_CHECKING:
@@ -118,9 +118,17 @@ def load_dense_task(settings: DenseSettings, purpose: str, usual: str, changes: 
         usual: name of the task where none is asked for.
         changes: keys that take the place of the task's own.
     """
-    task = read_task(settings.task or usual, purpose, changes)
-    root = str(task_root(settings, task.kind))
+    asked = [] if getattr(settings, "check", False) else [lambda: check_encoders(settings)]
+    told_together((*asked, lambda: _task_and_root(settings, purpose, usual, changes)))
+    task, root = _task_and_root(settings, purpose, usual, changes)
     return load_task(task, Request(Path(settings.work), root, None, settings.trials, settings.seed), purpose)
+
+
+def _task_and_root(
+    settings: DenseSettings, purpose: str, usual: str, changes: Mapping[str, Any] | None
+) -> tuple[Any, str]:
+    task = read_task(settings.task or usual, purpose, changes)
+    return task, str(task_root(settings, task.kind))
 
 
 class DenseFloor(Protocol):

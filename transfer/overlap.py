@@ -12,8 +12,8 @@ from typing import Any, Self
 LEVELS = ("same slide", "same patient", "same hospital")
 """From the worst down; below them `clean`, and `unknown` where names are missing on either side."""
 
-BARCODE = re.compile(r"(?P<archive>TCGA|RHSL)-(?P<site>[A-Z0-9]{2})-(?P<case>[A-Z0-9]{4})(?:-.*?(?P<slide>[DTBM][SX]?[0-9A-Z]{1,2})(?![0-9A-Z]).*)?")  # fmt: skip
-"""Archive, hospital, patient and slide of a barcode (TCGA's code tables; the synthetic cohort uses the same form)."""
+BARCODE = re.compile(r"(?P<archive>TCGA|RHSL)-(?P<site>[A-Z0-9]{2}(?:S\d+)?)-(?P<case>[A-Z0-9]{4})(?:-.*?(?P<slide>[DTBM][SX]?[0-9A-Z]{1,2})(?![0-9A-Z]).*)?")  # fmt: skip
+"""Archive, hospital, patient and slide of a barcode (TCGA's code tables; the synthetic cohort uses the same form, where S and a seed may follow the hospital)."""
 
 CAMELYON = re.compile(
     r"(?:camelyon(?:16)?_)?(?:(?:train|test)_)?(?P<kind>normal|tumor|test)_(?P<number>\d{1,3})", re.IGNORECASE

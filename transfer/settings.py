@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
 from results.errors import UserError
 from results.settings import compose, split_overrides
+from transfer.encoders import EncoderOptions, check_specs
 from transfer.tasks.schema import MOST_TRIALS
 
 SCHEDULES = ("smoke", "short", "full")
@@ -34,6 +36,12 @@ class CellSettings:
     download: bool = False
     allow_partial: bool = False
     device: str = "auto"
+
+
+def check_encoders(settings: CellSettings) -> None:
+    """Find out before any long step whether the encoders of a command are there; a UserError says which is not."""
+    options = EncoderOptions(Path(settings.work), settings.imagenet, settings.download)
+    check_specs(settings.encoder, options)
 
 
 Own = TypeVar("Own", bound=CellSettings)

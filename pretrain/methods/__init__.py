@@ -26,11 +26,22 @@ METHODS = {
 }
 
 
-def find(name: str) -> type:
-    """Return the class of a registered method; an unknown name is a UserError that names the nearest."""
+def name_of(cls: type) -> str:
+    """Return the name that a class of a method is registered by, its own where it is not."""
+    place = f"{cls.__module__}:{cls.__name__}"
+    return next((name for name, known in METHODS.items() if known == place), cls.__name__.lower())
+
+
+def require(name: str) -> None:
+    """Refuse the name of no registered method with a UserError that names the nearest."""
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(METHODS)}."
         raise UserError(f"method={name} is not known: {hint}")
+
+
+def find(name: str) -> type:
+    """Return the class of a registered method; an unknown name is a UserError that names the nearest."""
+    require(name)
     module, _, cls = METHODS[name].partition(":")
     return getattr(importlib.import_module(module), cls)

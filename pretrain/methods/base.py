@@ -1,41 +1,16 @@
 """The skeleton every method stands on."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pretrain import backbones
+from pretrain import backbones, methods
 from pretrain.bank import MemoryBank, gather_writes
 from pretrain.distributed import World
+from pretrain.options import check_options
 from pretrain.views import View, ViewSettings
-from results.errors import UserError
-
-WIDEST, COUNT = (1, 65536), (1, 1e9)
-LIMITS: dict[str, tuple[float, float]] = {
-    "dimension": WIDEST, "hidden": WIDEST, "bottleneck": WIDEST, "components": WIDEST,
-    "temperature": (1e-4, 1e4), "tau": (1e-4, 1e4), "teacher_temperature": (1e-4, 1e4), "teacher_temperature_start": (1e-4, 1e4),
-    "momentum": (0, 1), "centre_momentum": (0, 1), "radius": (1.001, 100), "aux": (1, 1000), "clusterings": (1, 64),
-    "negatives": COUNT, "nei_k": COUNT, "clusters": COUNT, "sample": COUNT, "prototypes": COUNT, "min_cluster": COUNT,
-    "update_every": COUNT, "local_crops": (0, 64), "ramp_up": (0, 1e6), "temperature_warmup": (0, 1e6), "freeze_epochs": (0, 1e6),
-}  # fmt: skip
-"""Lowest and highest sensible value of an option by its name, whatever the method. Counts are capped by the number of tiles."""
-OTHERS = (0, 1e6)
-"""Of every other number: weights of losses, and what a new method brings."""
-
-
-def check_numbers(method: str, options: Any) -> None:
-    """Refuse a number of a method's options that fits no method; not-a-number fits nowhere.
-
-    Raises:
-        UserError: it names the option and what it may be.
-    """
-    for name in (f.name for f in fields(options)):
-        value = getattr(options, name)
-        low, high = LIMITS.get(name, OTHERS)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
-            raise UserError(f"{method}.{name}={value} does not fit: give a number from {low:g} to {high:g}.")
 
 
 @dataclass(frozen=True)
@@ -105,7 +80,13 @@ class Method(nn.Module):
 
     @classmethod
     def check(cls, options: Any) -> None:
-        """Refuse impossible options with a UserError, before anything is written."""
+        """Refuse impossible options with a UserError, before anything is written; here each by itself."""
+        check_options(methods.name_of(cls), options)
+
+    @classmethod
+    def key(cls, option: str) -> str:
+        """An option as it is typed, such as `sgcl.bank`, for messages."""
+        return f"{methods.name_of(cls)}.{option}"
 
     @classmethod
     def without_coordinates(cls) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from pretrain.backbones import teacher_of
 from pretrain.methods.base import Facts, Method, Step
-from pretrain.methods.moco import check_share
 from pretrain.views import View, ViewSettings, two_views
 
 
@@ -40,10 +39,6 @@ class BYOL(Method):
         self.predictor = BYOLPredictionHead(options.dimension, options.hidden, options.dimension)
         self.teacher = teacher_of(nn.Sequential(self.backbone, self.neck))
         self.similarity = NegativeCosineSimilarity()
-
-    @classmethod
-    def check(cls, options: BYOLOptions) -> None:
-        check_share("momentum", options.momentum)
 
     @property
     def views(self) -> tuple[View, ...]:

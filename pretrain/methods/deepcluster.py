@@ -47,10 +47,9 @@ class DeepCluster(Method):
 
     @classmethod
     def check(cls, options: DeepClusterOptions) -> None:
-        if options.clusters < 2 or options.components < 1:
-            raise UserError(
-                f"deepcluster.clusters={options.clusters}, components={options.components}: give at least 2 clusters and 1 component."
-            )
+        super().check(options)
+        if options.clusters < 2:
+            raise UserError(f"deepcluster.clusters={options.clusters} is too small: give 2 or more.")
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from pretrain.backbones import teacher_of
 from pretrain.methods.base import Facts, Method, Step, full_precision
-from pretrain.methods.moco import check_share
 from pretrain.views import View, ViewSettings, local_views, two_views
-from results.errors import UserError
 
 GLOBAL = ("global", "second")
 
@@ -72,15 +70,6 @@ class DINO(Method):
                 self.prototypes,
                 freeze_last_layer=options.freeze_epochs,
             )
-
-    @classmethod
-    def check(cls, options: DINOOptions) -> None:
-        check_share("dino.momentum", options.momentum)
-        check_share("dino.centre_momentum", options.centre_momentum)
-        if min(options.teacher_temperature, options.teacher_temperature_start) <= 0:
-            raise UserError("dino.teacher_temperature and dino.teacher_temperature_start must be above 0.")
-        if options.local_crops < 0 or min(options.prototypes, options.hidden, options.bottleneck) < 1:
-            raise UserError("dino.local_crops must be 0 or more, dino.prototypes, hidden and bottleneck 1 or more.")
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -13,7 +13,6 @@ from pretrain.losses import info_nce
 from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.randomness import generator
 from pretrain.views import View, ViewSettings, two_views
-from results.errors import UserError
 
 
 class Queue:
@@ -73,10 +72,6 @@ class MoCoV1(Method):
         """Make a queue of K keys."""
         facts = self.facts
         self.queues[name] = Queue(self.negatives, self.options.dimension, facts.seed, name, facts.world.device)
-
-    @classmethod
-    def check(cls, options: Any) -> None:
-        check_share("momentum", options.momentum)
 
     @property
     def label(self) -> str:
@@ -155,9 +150,3 @@ class MoCoV2(MoCoV1):
     @property
     def label(self) -> str:
         return "moco v2"
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse a teacher momentum outside 0 to 1."""
-    if not 0 <= value <= 1:
-        raise UserError(f"{name}={value} of the method does not fit: give a number from 0 to 1.")

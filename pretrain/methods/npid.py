@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.backbones import mlp_neck
-from pretrain.bank import check_bank
+from pretrain.bank import check_momentum
 from pretrain.losses import info_nce
 from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.randomness import generator
 from pretrain.views import View, ViewSettings, global_view
-from results.errors import UserError
 
 
 @dataclass
@@ -54,9 +53,8 @@ class NPID(Method):
 
     @classmethod
     def check(cls, options: NPIDOptions) -> None:
-        if options.neck not in NECKS:
-            raise UserError(f"neck={options.neck} is not known: choose {' or '.join(NECKS)}.")
-        check_bank(options.bank, options.momentum)
+        super().check(options)
+        check_momentum(cls.key("momentum"), options.momentum)
 
     def remember_rows(self, name: str, dimension: int) -> None:
         """Make a bank as the options say."""

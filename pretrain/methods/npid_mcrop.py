@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.methods.base import Facts, Step
-from pretrain.methods.npid import NPID, NPIDOptions
+from pretrain.methods.npid import NPIDOptions
 from pretrain.methods.sgcl import SGCL, SGCLOptions
 from pretrain.views import ViewSettings
 from results.errors import UserError
@@ -34,11 +34,11 @@ class NPIDMcrop(SGCL):
 
     @classmethod
     def check(cls, options: NPIDMcropOptions) -> None:
-        NPID.check(options)
+        super(SGCL, cls).check(options)  # of NPID
         weights = (options.global_weight, options.local_weight)
         if min(weights) < 0 or sum(weights) == 0:
             raise UserError(
-                f"npid_mcrop.global_weight={weights[0]:g} and local_weight={weights[1]:g} do not fit: give 0 or more, not both 0."
+                f"npid_mcrop.global_weight={weights[0]:g} and npid_mcrop.local_weight={weights[1]:g} do not fit: give 0 or more, not both 0."
             )
 
     @classmethod

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.bank import check_momentum
 from pretrain.distributed import World
 from pretrain.methods.base import Facts, Method, Step
 from pretrain.methods.deepcluster import blocked, class_weights, labelled_loss
@@ -61,12 +62,10 @@ class ODC(Method):
 
     @classmethod
     def check(cls, options: ODCOptions) -> None:
-        least = {"clusters": 2, "hidden": 1, "min_cluster": 1, "update_every": 1}
-        for name, low in least.items():
-            if getattr(options, name) < low:
-                raise UserError(f"odc.{name}={getattr(options, name)} is too small: give {low} or more.")
-        if not 0 < options.momentum <= 1:
-            raise UserError(f"odc.momentum={options.momentum:g} does not fit: give a number above 0, at most 1.")
+        super().check(options)
+        if options.clusters < 2:
+            raise UserError(f"odc.clusters={options.clusters} is too small: give 2 or more.")
+        check_momentum(cls.key("momentum"), options.momentum)
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -50,11 +50,11 @@ class PIRL(NPID):
 
     @classmethod
     def check(cls, options: PIRLOptions) -> None:
-        NPID.check(options)
+        super().check(options)
         weights = (options.global_weight, options.jigsaw_weight)
         if min(weights) < 0 or sum(weights) == 0:
             raise UserError(
-                f"pirl.global_weight={weights[0]:g} and jigsaw_weight={weights[1]:g} do not fit: give 0 or more, not both 0."
+                f"pirl.global_weight={weights[0]:g} and pirl.jigsaw_weight={weights[1]:g} do not fit: give 0 or more, not both 0."
             )
 
     @property

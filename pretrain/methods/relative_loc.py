@@ -10,7 +10,6 @@ from pretrain.methods.base import Facts, Method, Step
 from pretrain.methods.pirl import CELLS, cell_views
 from pretrain.methods.rotation import classifier
 from pretrain.views import View, ViewSettings
-from results.errors import UserError
 
 CENTRE = len(CELLS) // 2
 NEIGHBOURS = len(CELLS) - 1
@@ -37,11 +36,6 @@ class RelativeLoc(Method):
         hidden = options.hidden or 2 * self.dimension
         self.neck = nn.Sequential(nn.Linear(2 * self.dimension, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True))
         self.head = classifier(hidden, NEIGHBOURS)
-
-    @classmethod
-    def check(cls, options: RelativeLocOptions) -> None:
-        if options.hidden is not None and options.hidden < 1:
-            raise UserError(f"relative_loc.hidden={options.hidden} is too small: give 1 or more, or null.")
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -19,12 +19,13 @@ from pretrain.methods.base import Facts, Step, full_precision
 from pretrain.methods.npid import NPID, NPIDOptions
 from pretrain.neighbours import sizes, union, without
 from pretrain.neighbours.clusters import Cells, cluster_bank, random_labels
-from pretrain.neighbours.mining import LAWS
 from pretrain.neighbours.search import ExactSearch, Search, check_form, is_sampled, sampled_search, semantic_sets
 from pretrain.neighbours.spatial import SpatialIndex
 from pretrain.randomness import key
 from pretrain.views import QUADRANTS, View, ViewSettings, quadrant_views
 from results.errors import UserError
+
+INVARIANCES = ("discrimination", "spatial", "semantic", "inner")
 
 
 @dataclass
@@ -79,8 +80,6 @@ class Switches:
 
 def switches(options: SGCLOptions) -> Switches:
     """Resolve the variant and the single switches."""
-    if options.variant not in ("fixed", "reference"):
-        raise UserError(f"sgcl.variant={options.variant} is not known: choose fixed or reference.")
     default = options.variant == "fixed"
     chosen = {f.name: getattr(options, f.name) for f in fields(Switches)}
     return Switches(**{name: default if value is None else value for name, value in chosen.items()})
@@ -119,6 +118,10 @@ class SGCL(NPID):
         )
         self.law = options.mining or ("fixed" if self.switches.d6 else "reference")
         self.sampled = is_sampled(options.form, facts.tiles)
+        if self.sampled and self.law == "hardest":
+            raise UserError(
+                f"sgcl.mining=hardest needs sgcl.form=exact, and sgcl.form={options.form} samples {facts.tiles:,} tiles."
+            )
         if options.spatial or options.semantic:
             self.remember_rows("backbone", self.dimension)
             if not self.sampled:
@@ -130,14 +133,12 @@ class SGCL(NPID):
     @classmethod
     def check(cls, options: SGCLOptions) -> None:
         super().check(options)
-        switches(options)
-        check_form("sgcl", options)
-        if options.mining is not None and options.mining not in LAWS:
-            raise UserError(f"sgcl.mining={options.mining} is not known: choose {', '.join(LAWS)}, or null.")
+        check_form(cls.key, options)
         if options.mining == "hardest" and options.form == "sampled":
             raise UserError("sgcl.mining=hardest needs sgcl.form=exact: a sample does not hold the most similar tiles.")
-        if not (options.discrimination or options.spatial or options.semantic or options.inner):
-            raise UserError("sgcl needs one of discrimination, spatial, semantic and inner: all are false.")
+        if not any(getattr(options, name) for name in INVARIANCES):
+            names = ", ".join(cls.key(name) for name in INVARIANCES)
+            raise UserError(f"{names} are all false, and nothing is left to learn from: set one of them to true.")
 
     @classmethod
     def without_coordinates(cls) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.bank import check_bank
+from pretrain.bank import check_momentum
 from pretrain.losses import EPSILON, info_nce, neighbour_loss, ramp_up
 from pretrain.methods.base import Facts, Method, Step, full_precision
 from pretrain.methods.npid import linear_neck
@@ -73,10 +73,9 @@ class SSLP(Method):
 
     @classmethod
     def check(cls, options: SSLPOptions) -> None:
-        if not options.radius > 1:
-            raise UserError(f"sslp.radius={options.radius:g} reaches no neighbour: give more than 1 (grid units).")
-        check_bank(options.bank, options.momentum)
-        check_form("sslp", options)
+        super().check(options)
+        check_momentum(cls.key("momentum"), options.momentum)
+        check_form(cls.key, options)
 
     @classmethod
     def without_coordinates(cls) -> dict[str, Any]:

@@ -5,12 +5,13 @@ import torch
 from torch import Tensor
 
 from pretrain.neighbours.select import at_ranks
+from pretrain.options import CHOICES
 from results.errors import UserError
 
 WINDOW = 0.2
 ALPHA, BETA = 5.0, 15.0
 HISTOGRAM_SAMPLES, HISTOGRAM_BINS = 1_000_000, 100
-LAWS = ("fixed", "reference", "late", "hardest", "uniform")
+LAWS = CHOICES["mining"]
 """`fixed` and `reference` are the method's; the others belong to the ablation of the published configurations (2.10)."""
 
 

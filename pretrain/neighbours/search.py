@@ -5,6 +5,7 @@ costs the same at any N (S2, S3): a query's cell holds the candidates, and M uni
 `nearest`-th of all rows would be, and what lies at a given share of the similarity list.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,26 +22,23 @@ from results.errors import UserError
 
 EXACT_LIMIT = 2_000_000
 """Tiles up to which `form=auto` is exact (S2)."""
-FORMS = ("auto", "exact", "sampled")
 LEAST_SAMPLE = 100
 MOST_CANDIDATES = 4096
 """Of a cell with more tiles than this, a sampled search looks at so many, taken at even steps."""
 
 
-def check_form(method: str, options: Any) -> None:
-    """Refuse options `form`, `sample` and `shard` of a method that do not fit, with a UserError."""
-    if options.form not in FORMS:
-        raise UserError(f"{method}.form={options.form} is not known: choose auto, exact or sampled.")
+def check_form(key: Callable[[str], str], options: Any) -> None:
+    """Refuse options `form`, `sample` and `shard` of a method that do not go together, with a UserError; `key` gives them as they are typed."""
     if options.sample < LEAST_SAMPLE:
-        raise UserError(f"{method}.sample={options.sample} is too small: give {LEAST_SAMPLE} or more.")
+        raise UserError(f"{key('sample')}={options.sample} is too small: give {LEAST_SAMPLE} or more.")
     if options.shard and options.form != "sampled":
         raise UserError(
-            f"{method}.shard=true needs {method}.form=sampled: the exact form compares with all rows on every rank."
+            f"{key('shard')}=true needs {key('form')}=sampled: the exact form compares with all rows on every rank."
         )
 
 
 def is_sampled(form: str, tiles: int) -> bool:
-    """Whether a form (one of `FORMS`) looks at a sample of N tiles."""
+    """Whether a form (of `pretrain.options.CHOICES`) looks at a sample of N tiles."""
     return form == "sampled" or (form == "auto" and tiles > EXACT_LIMIT)
 
 

@@ -24,6 +24,7 @@ from pretrain.tiling.overview import overview_size, write_overview
 from pretrain.tiling.reader import SlideReader, TilePlan, one_line
 from pretrain.tiling.receipts import decoder_receipt
 from pretrain.tiling.reports import (
+    absent_report,
     content,
     finished_report,
     identity,
@@ -58,7 +59,7 @@ def tile_slide(
     """Tile one slide into the store at `root`, unless an equal job is done already.
 
     Nothing is raised for a slide that cannot be tiled: its report says `failed` and why. Files appear whole or not at all,
-    the report last.
+    the report last. Where the slide's file cannot be reached no file is touched: what was made of it is there when it comes back.
 
     Args:
         slide: the slide.
@@ -70,6 +71,8 @@ def tile_slide(
     Returns:
         The report, as in `slides/<slide>.json`, and `cached`: whether it was found done.
     """
+    if absent := absent_report(slide):
+        return {**absent, "cached": False}
     job = (slide, codes, tiling, root, wanted)
     started = time.perf_counter()
     report = {"slide": slide.name, "tiles": 0, "reason": "", "slide_digest": ""}
@@ -136,8 +139,6 @@ def _tile(slide: Slide, codes: Codes, tiling: Tiling, root: Path) -> dict[str, A
 
 def _rebuild(slide: Slide, tiling: Tiling, root: Path, wanted: WantedTiles) -> dict[str, Any]:
     """Store exactly the tiles of a manifest; a UserError names the slide, and the tile, that is not what it was."""
-    if not slide.path.is_file():
-        raise UserError(f"{slide.path} is not there or is not a file.")
     check_file(slide.name, slide.path, wanted.facts)
     with open_reader(slide.path, wanted, tiling.mpp_override) as reader:
         plan = reader.plan(tiling.tile, tiling.mpp)

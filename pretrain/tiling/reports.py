@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def finished_report(
 ) -> dict[str, Any] | None:
     """Return the report of an equal job that ended as `done` or `empty`, or None; a failed slide is tried again."""
     report = _read(report_path(root, slide.name))
+    if not report:
+        return None
     wished = identity(slide, codes, tiling, wanted)
     equal = wished["fingerprint"] is not None and all(report.get(key) == value for key, value in wished.items())
     return report if equal and _is_whole(report, slide, root) else None
@@ -44,6 +47,25 @@ def moved_report(
     report |= wished
     write_json(report_path(root, slide.name), report)
     return report
+
+
+def absent_report(slide: Slide) -> dict[str, Any] | None:
+    """Return a report that says so when no file of a slide can be reached, else None; what an earlier run made of it stays on disk."""
+    try:
+        reason = "" if stat.S_ISREG(slide.path.stat().st_mode) else "is not there or is not a file"
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the path
+        reason = "is not there or is not a file"
+    except OSError as error:
+        reason = f"cannot be reached ({error.strerror or type(error).__name__})"
+    if not reason:
+        return None
+    return {
+        "slide": slide.name,
+        "status": "failed",
+        "reason": f"{slide.path} {reason}.",
+        "tiles": 0,
+        "slide_digest": "",
+    }
 
 
 def identity(slide: Slide, codes: Codes, tiling: Tiling, wanted: WantedTiles | None = None) -> dict[str, Any]:

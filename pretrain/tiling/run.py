@@ -17,13 +17,13 @@ from pretrain.tiling.index import store_root, write_index
 from pretrain.tiling.job import tile_slide
 from pretrain.tiling.labels import Codes
 from pretrain.tiling.reader import one_line
-from pretrain.tiling.reports import finished_report, rows_path
+from pretrain.tiling.reports import absent_report, finished_report, rows_path
 from pretrain.tiling.settings import Tiling
 from pretrain.tiling.wanted import Rebuild, WantedTiles
-from results.errors import UserError, children_ignore_interrupts
+from results.errors import UserError, children_ignore_interrupts, something_is_finished
 
 CONNECT_SECONDS = 15
-REASONS_SHOWN = 3
+REASONS_SHOWN, ABSENT_SHOWN = 3, 10
 LOST = "its worker process died, probably of too little memory: give it more, or start fewer workers."
 
 
@@ -39,7 +39,8 @@ def tile_cohort(
     """Tile every slide that is not done yet, one Dask task a slide, and write the index.
 
     Nothing is started and no file is touched when all slides are done and unchanged. Failed slides are tried again at every
-    call, named on stderr, and listed in the store's `failed`; they do not stop the others.
+    call, named on stderr, and listed in the store's `failed`; they do not stop the others. A slide whose file is gone leaves the
+    index, and its tiles stay on disk until it is back.
 
     Args:
         cohort: the slides.
@@ -58,20 +59,24 @@ def tile_cohort(
     codes = Codes(cohort.codes, cohort.background, cohort.ignore, cohort.lesion)
     wanted = rebuild.wanted if rebuild else {}
     reports = {s.name: finished_report(s, codes, tiling, root, wanted.get(s.name)) for s in cohort.slides}
+    if not scheduler:  # its workers may reach slides that this process does not
+        reports |= {s.name: absent_report(s) for s in cohort.slides if reports[s.name] is None}
+    absent = [report for report in reports.values() if report and report["status"] == "failed"]
     pending = [slide for slide in cohort.slides if reports[slide.name] is None]
+    if not pending:
+        _refuse_nothing(cohort, reports, root)
     if pending or not write_index(root, cohort, tiling, reports, True, rebuild):
         with sole_writer(root):
             if pending:
                 _prepare(root, pending)
                 run = _here if workers == 0 and not scheduler else _on_dask(scheduler, workers)
-                with _Progress(len(pending), progress) as show:
+                with _Progress(len(pending) + len(absent), progress) as show:
                     for report in run(pending, codes, tiling, root, wanted):
                         reports[report["slide"]] = report
                         show(report)
-            _refuse_nothing(cohort, reports, root)
+                _refuse_nothing(cohort, reports, root)
             write_index(root, cohort, tiling, reports, False, rebuild)
-    else:
-        _refuse_nothing(cohort, reports, root)
+    _tell_absent(absent)
     return TileStore(root)
 
 
@@ -196,7 +201,7 @@ def _refuse_nothing(cohort: Cohort, reports: dict[str, Any], root: Path) -> None
     if len(failed) == len(reports):
         shown = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed[:REASONS_SHOWN])
         raise UserError(
-            f"all {len(failed)} slides of cohort {cohort.name} failed: {shown}{'; ...' * (len(failed) > 3)}."
+            f"all {len(failed):,} slides of cohort {cohort.name} failed: {shown}{'; ...' * (len(failed) > 3)}."
         )
     if not any(report["tiles"] for report in reports.values()):
         empty = [(name, report["reason"]) for name, report in reports.items() if report["status"] == "empty"]
@@ -205,6 +210,13 @@ def _refuse_nothing(cohort: Cohort, reports: dict[str, Any], root: Path) -> None
             f"no slide of cohort {cohort.name} holds a tile with enough tissue ({len(empty)} empty, {len(failed)} failed; "
             f"{shown}): look at {root / 'overviews'}, then try a smaller tiling.min_tissue= or tile=."
         )
+
+
+def _tell_absent(absent: list[dict[str, Any]]) -> None:
+    for report in absent[:ABSENT_SHOWN]:
+        print(f"slide {report['slide']}: {report['reason']}", file=sys.stderr)
+    if len(absent) > ABSENT_SHOWN:
+        print(f"and {len(absent) - ABSENT_SHOWN:,} more slides cannot be reached.", file=sys.stderr)
 
 
 class _Progress:
@@ -222,6 +234,7 @@ class _Progress:
         self._bar.close()
 
     def __call__(self, report: dict[str, Any]) -> None:
+        something_is_finished()
         self._done += 1
         self._tiles += report["tiles"]
         if report["status"] == "failed":

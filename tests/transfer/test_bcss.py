@@ -419,6 +419,20 @@ def test_the_real_sample_is_read_and_split(real, tmp_path):
     assert all(split.train and split.validation and split.test for split in task.splits)
 
 
+def test_class_sums_of_the_real_masks(real, tmp_path):
+    """Px of each group, counted from the codes of the masks alone: 1 tumour, 2 stroma, 3 inflammatory, 6 and 9 other."""
+    task = load(real, tmp_path)
+    assert task.classes == ("tumour", "stroma", "inflammatory", "necrosis", "other")
+    assert [region.pixels for region in task.regions] == [
+        (1957, 63579, 0, 0, 0), (0, 13837, 15447, 0, 13654 + 22598), (0, 11964, 39333, 0, 14239), (24839, 31166, 9531, 0, 0),
+    ]  # fmt: skip
+    full = np.asarray(Image.open(real / "masks" / "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png"))
+    codes, counts = np.unique(full, return_counts=True)
+    assert dict(zip(codes.tolist(), counts.tolist(), strict=True)) == {
+        1: 3898532, 2: 1900762, 3: 5641, 4: 2526762, 9: 41301,
+    }  # fmt: skip
+
+
 def unsure(task):
     """Px of outside, exclude and undetermined, counted without the task."""
     return sum(int(np.isin(np.asarray(Image.open(region.mask)), (0, 7, 15)).sum()) for region in task.regions)

@@ -38,6 +38,26 @@ def cells_of(work):
     }
 
 
+@pytest.mark.parametrize("encoder", ["WRONG", "latest:WRONG", "imagenet", "[random,WRONG]", "runs"])
+def test_an_encoder_that_is_not_there_is_told_before_tiles_are_read(work, capsys, monkeypatch, encoder):
+    monkeypatch.setattr(module, "_open_task", lambda settings: pytest.fail("the task was opened"))
+    assert call(work, f"encoder={encoder if encoder != 'runs' else work / 'runs'}") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+def test_all_cheap_mistakes_are_told_at_once(work, capsys):
+    assert call(work, "encoder=WRONG", "store=WRONG", "task=tiles") == 2
+    said = capsys.readouterr().err
+    assert said.index("encoder 'WRONG'") < said.index("And: tile store")
+    assert said.count("\n") == 1
+    assert call(work, "encoder=WRONG", "task=WRONG") == 2
+    said = capsys.readouterr().err
+    assert "encoder 'WRONG'" in said
+    assert "task 'WRONG'" in said
+
+
 def test_a_call_leaves_a_record_for_every_cell_and_the_next_call_has_nothing_to_do(work, capsys):
     assert call(work) == 0
     said = capsys.readouterr().out

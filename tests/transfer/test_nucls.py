@@ -469,6 +469,26 @@ def test_every_row_of_the_real_sample_is_accounted_for():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real NuCLS sample: {REAL} is missing; set SGCL_BENCH_REAL_DATA")
+def test_box_sums_of_the_real_sample():
+    """Counts, sums of the four sides and areas, counted from the tables alone; by left-top of the field's name."""
+    expected = {
+        "7053-53967": (18, 2276, 2452, 2682, 2966, 11993), "7807-53960": (77, 9015, 9330, 10732, 11007, 38383),
+        "8041-55487": (39, 5274, 4532, 6119, 5701, 25219), "8066-55998": (29, 2940, 2957, 3467, 3948, 18522),
+        "8066-57037": (41, 4112, 4493, 5017, 5458, 21416), "8072-53957": (73, 8737, 8908, 10561, 10648, 44297),
+        "8325-57028": (35, 3995, 4073, 4783, 4996, 21464), "8572-54214": (52, 4561, 5435, 5819, 6826, 34780),
+        "8824-54717": (16, 1736, 1614, 2400, 2279, 28893), "8826-55990": (33, 3734, 3548, 4621, 4527, 27588),
+        "54017-59447": (23, 2752, 3010, 3441, 3609, 19439), "54250-61025": (54, 5562, 6495, 6832, 7741, 30891),
+    }  # fmt: skip
+    found = {}
+    for image in load(REAL).images:
+        parts = dict(part.split("-") for part in image.name.split("_")[2:])
+        areas = (image.boxes[:, 2] - image.boxes[:, 0]) * (image.boxes[:, 3] - image.boxes[:, 1])
+        sums = (len(image.boxes), *image.boxes.sum(axis=0), areas.sum())
+        found[f"{parts['left']}-{parts['top']}"] = tuple(round(float(value)) for value in sums)
+    assert found == expected
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real NuCLS sample: {REAL} is missing; set SGCL_BENCH_REAL_DATA")
 def test_main_classes_of_the_real_sample():
     task = load(REAL, classes="main")
     totals = Counter(task.classes[label] for image in task.images for label in image.labels if label != IGNORED)

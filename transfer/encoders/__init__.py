@@ -3,6 +3,6 @@
 `base`, `cards`, `colour` and `specs` do without torch; the others are imported when a network is opened.
 """
 
-from transfer.encoders.specs import EncoderOptions, coverage_of, open_encoder, open_encoders
+from transfer.encoders.specs import EncoderOptions, check_specs, coverage_of, open_encoder, open_encoders
 
-__all__ = ["EncoderOptions", "coverage_of", "open_encoder", "open_encoders"]
+__all__ = ["EncoderOptions", "check_specs", "coverage_of", "open_encoder", "open_encoders"]

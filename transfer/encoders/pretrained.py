@@ -14,10 +14,10 @@ from transfer.encoders.architectures import RESNETS, TIMM, build_backbone, commo
 from transfer.encoders.families import DIALECTS, Dialect, Found, find_backbone
 from transfer.encoders.foreign import assumed_input, imagenet_row, report
 from transfer.encoders.network import Input, NetworkEncoder, filled_backbone, weights_digest
+from transfer.encoders.specs import split_branch
 from transfer.encoders.weights import read_weights
 
 TORCHVISION = "torchvision:"
-LIBRARIES = (TIMM, TORCHVISION)
 FIRST_WEIGHTS = "IMAGENET1K_V1"
 """Torchvision's tag where none is written."""
 
@@ -134,14 +134,6 @@ def _from_file(text: str, named: Named) -> Found:
             f"{path} is a {recognised}, which {named.spec} is not though its names are: write encoder={path}."
         )
     return found
-
-
-def split_branch(text: str) -> tuple[Path, str]:
-    """Split `FILE#BRANCH`; a file that has `#` in its own name is taken as it is."""
-    if Path(text).exists() or "#" not in text:
-        return Path(text), ""
-    path, _, branch = text.rpartition("#")
-    return Path(path), branch
 
 
 def _fetched(named: Named, fetch: Any) -> Found:

@@ -14,6 +14,8 @@ from transfer.encoders.colour import ColourHistogram, MeanRgb
 if TYPE_CHECKING:
     import torch
 
+LIBRARIES = ("timm:", "torchvision:")
+NO_IMAGENET = "encoder=imagenet needs imagenet=FILE (torchvision weights) or download=true."
 COLOUR = {"mean_rgb": MeanRgb, "colour_histogram": ColourHistogram}
 
 
@@ -65,7 +67,7 @@ def open_encoder(spec: str, options: EncoderOptions, trial: int = 0) -> Encoder:
         return network.RandomEncoder(options.backbone, options.size, options.seed, device, trial)
     if spec == "imagenet":
         return _imagenet(options, device)
-    if spec.startswith(pretrained.LIBRARIES):
+    if spec.startswith(LIBRARIES):
         return pretrained.named_encoder(spec, options.size, device, options.download, options.allow_partial)
     path, kind, branch = _locate(spec, options.work)
     if kind == "run" or not path.is_file() or (not branch and _has_card(path)):
@@ -79,7 +81,7 @@ def _imagenet(options: EncoderOptions, device: "torch.device") -> Encoder:
 
     if not options.imagenet:
         if not options.download:
-            raise UserError("encoder=imagenet needs imagenet=FILE (torchvision weights) or download=true.")
+            raise UserError(NO_IMAGENET)
         return pretrained.imagenet_download(options.backbone, options.size, device, options.allow_partial)
     path = Path(options.imagenet)
     if not path.is_file():
@@ -96,10 +98,16 @@ def _locate(spec: str, work: Path) -> tuple[Path, str, str]:
         if len(parts) > 3:
             raise UserError(f"'{spec}' has too many parts: write latest:METHOD:COHORT:SEED.")
         return newest(work, *parts), "run", ""
-    from transfer.encoders.pretrained import split_branch
-
     path, branch = split_branch(spec)
     return path, "run" if path.is_dir() else "file", branch
+
+
+def split_branch(text: str) -> tuple[Path, str]:
+    """Split `FILE#BRANCH`; a file that has `#` in its own name is taken as it is."""
+    if Path(text).exists() or "#" not in text:
+        return Path(text), ""
+    path, _, branch = text.rpartition("#")
+    return Path(path), branch
 
 
 def _has_card(path: Path) -> bool:
@@ -150,6 +158,22 @@ def open_encoders(
         if getattr(encoder, "run", None)
     ]
     return encoders, [line for encoder in encoders for line in coverage_of(encoder)] + runs + lines
+
+
+def check_specs(specs: Iterable[str], options: EncoderOptions) -> None:
+    """Find out, without torch and before any long step, whether what is asked for is there; `open_encoders` looks closer.
+
+    Raises:
+        UserError: a name or a path leads nowhere, or a run was not exported.
+    """
+    for spec in _expanded(specs, options.work):
+        if spec == "imagenet" and not options.imagenet and not options.download:
+            raise UserError(NO_IMAGENET)
+        if spec in (*COLOUR, "random", "imagenet") or spec.startswith(LIBRARIES):
+            continue
+        path, kind, branch = _locate(spec, options.work)
+        if kind == "run" or not path.is_file() or (not branch and _has_card(path)):
+            open_export(path)
 
 
 def _expanded(specs: Iterable[str], work: Path) -> list[str]:

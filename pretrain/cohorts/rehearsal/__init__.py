@@ -20,14 +20,14 @@ from pretrain.cohorts.rehearsal import truth
 from pretrain.cohorts.rehearsal.fields import Window
 from pretrain.cohorts.rehearsal.layout import GLASS
 from pretrain.cohorts.rehearsal.render import render
-from pretrain.cohorts.rehearsal.scene import compose
+from pretrain.cohorts.rehearsal.scene import carrying, compose
 from pretrain.cohorts.rehearsal.slides import MPP, write_slide
 from pretrain.cohorts.rehearsal.tissues import TISSUES
 from results.errors import UserError, leave_signals_to_parent
 from results.settings import load_yaml
 
-VERSION = 3
-"""Raised whenever the same parameters begin to give other bytes."""
+VERSIONS = {"seed 0": 3, "other seeds": 4}
+"""Raised whenever the same parameters begin to give other bytes; those of seed 0 are as they were when names did not carry the seed."""
 
 DEFAULTS: dict[str, int] = {"seed": 0, "slides": 12, "size_px": 2048}
 
@@ -50,16 +50,28 @@ class Job:
     size_px: int
 
     @property
+    def drawn_as(self) -> tuple[str, str]:
+        """Slide and hospital as every seed draws by them."""
+        hospital = HOSPITALS[self.number % len(HOSPITALS)]
+        return f"RHSL-{hospital}-{self.number + 1:04d}-DX1", hospital
+
+    @property
     def hospital(self) -> str:
-        return HOSPITALS[self.number % len(HOSPITALS)]
+        return carrying(self.seed, self.drawn_as[1])
 
     @property
     def patient(self) -> str:
-        return f"RHSL-{self.hospital}-{self.number + 1:04d}"
+        return self.slide.removesuffix("-DX1")
 
     @property
     def slide(self) -> str:
-        return f"{self.patient}-DX1"
+        slide, hospital = self.drawn_as
+        return slide.replace(hospital, self.hospital)
+
+
+def version(seed: int) -> int:
+    """Return the version of a cohort's bytes."""
+    return VERSIONS["other seeds" if seed else "seed 0"]
 
 
 def generate(
@@ -93,7 +105,7 @@ def generate(
     card = {
         "name": "rehearsal",
         "rehearsal": True,
-        "generator": {"version": VERSION, "seed": seed, "slides": slides, "size_px": size_px},
+        "generator": {"version": version(seed), "seed": seed, "slides": slides, "size_px": size_px},
     }
     if _is_finished(root, card):
         return root
@@ -141,10 +153,10 @@ def _write_cohort(root: Path, card: dict[str, Any], processes: int) -> None:
 def _write_slide(job: Job) -> tuple[list[truth.Field], truth.Roi]:
     """Write all files of one slide; return its annotated NuCLS windows and its BCSS region."""
     side = job.size_px * MPP
-    scene = compose(job.seed, job.number, job.slide, job.hospital, side, side)
+    scene = compose(job.seed, job.number, *job.drawn_as, side, side)
     level_0 = Window(0.0, 0.0, job.size_px, job.size_px, MPP)
     write_slide(job.root / "slides" / f"{job.slide}.tif", render(scene, level_0))
     Image.fromarray(scene.layout.codes(scene.layout.whole)).save(job.root / "masks" / f"{job.slide}.png")
-    truth.write_nct(scene, job.root / "nct-crc", is_test=job.hospital == HOSPITALS[-1])
+    truth.write_nct(scene, job.root / "nct-crc", is_test=job.drawn_as[1] == HOSPITALS[-1])
     truth.write_camelyon(scene, job.root / "camelyon16" / "annotations" / f"{job.slide}.xml")
     return truth.write_nucls(scene, job.root / "nucls"), truth.write_bcss(scene, job.root / "bcss")

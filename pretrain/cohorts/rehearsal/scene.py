@@ -40,7 +40,8 @@ class Stain:
 class Scene:
     """One slide: its plan, its nuclei (dtype `nuclei.NUCLEUS`), its stain, and the random fields all of it is made of.
 
-    `thickness` steers the drift of the two stains and `focus` the patches out of focus, both of variance 1.
+    `thickness` steers the drift of the two stains and `focus` the patches out of focus, both of variance 1. `slide` and `hospital`
+    are what random numbers are drawn by; files go by `name`.
     """
 
     seed: int
@@ -52,6 +53,16 @@ class Scene:
     thickness: tuple[Noise, Noise]
     focus: Noise
     nuclei: NDArray[np.void]
+
+    @property
+    def name(self) -> str:
+        """The slide's name, in which the hospital carries the seed."""
+        return self.slide.replace(self.hospital, carrying(self.seed, self.hospital))
+
+
+def carrying(seed: int, hospital: str) -> str:
+    """Return the name of a hospital of a cohort; but for seed 0 it carries the seed, so that two cohorts share no hospital, patient or slide."""
+    return f"{hospital}S{seed}" if seed else hospital
 
 
 def compose(seed: int, number: int, slide: str, hospital: str, width: float, height: float) -> Scene:

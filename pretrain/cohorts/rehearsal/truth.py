@@ -111,7 +111,7 @@ def _window_share(is_it: NDArray[np.bool_], width: float, height: float) -> NDAr
 def write_nucls(scene: Scene, folder: Path) -> list[Field]:
     """Write image and nuclei of three fields a slide, centred on tumour, stroma and inflammation, at 0.2 um/px."""
     random = generator(scene.seed, scene.slide, "nucls")
-    mark = hashlib.sha256(scene.slide.encode()).hexdigest()[:24]
+    mark = hashlib.sha256(scene.name.encode()).hexdigest()[:24]
     span, size = NUCLS_SPAN * MPP, round(NUCLS_SPAN * MPP / NUCLS_MPP)
     codes = scene.layout.codes(scene.layout.whole)
     is_free = _window_share(codes != GLASS, span, span) > 0.99
@@ -125,7 +125,7 @@ def write_nucls(scene: Scene, folder: Path) -> list[Field]:
         row, column = places[random.integers(len(places))]
         is_free[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = False
         left, top = round(column * STEP / MPP), round(row * STEP / MPP)
-        field = f"{scene.slide}_id-{mark}_left-{left}_top-{top}_bottom-{top + NUCLS_SPAN}_right-{left + NUCLS_SPAN}"
+        field = f"{scene.name}_id-{mark}_left-{left}_top-{top}_bottom-{top + NUCLS_SPAN}_right-{left + NUCLS_SPAN}"
         xmin, ymin = (int(v) for v in random.integers(6, 10, 2))
         xmax, ymax = xmin + int(random.integers(314, 324)), ymin + int(random.integers(314, 324))
         windows.append((field, xmin, ymin, xmax, ymax))
@@ -170,12 +170,12 @@ def write_bcss(scene: Scene, folder: Path) -> Roi:
     row, column = np.unravel_index(np.argmax(share), share.shape)
     left, top = round(column * STEP / MPP), round(row * STEP / MPP)
     right, bottom = left + int(width / MPP), top + int(height / MPP)
-    name = f"{scene.slide}_xmin{left}_ymin{top}_MPP-0.2500.png"
+    name = f"{scene.name}_xmin{left}_ymin{top}_MPP-0.2500.png"
     size = round((right - left) * MPP / BCSS_MPP), round((bottom - top) * MPP / BCSS_MPP)
     window = Window(left * MPP, top * MPP, *size, BCSS_MPP)
     Image.fromarray(render(scene, window)).save(folder / "rgbs_colorNormalized" / name, compress_level=1)
     Image.fromarray(scene.layout.codes(window)).save(folder / "masks" / name)
-    return scene.slide, left, top, right, bottom, f"masks/{name}"
+    return scene.name, left, top, right, bottom, f"masks/{name}"
 
 
 def write_camelyon(scene: Scene, path: Path) -> None:

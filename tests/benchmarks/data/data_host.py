@@ -1,7 +1,7 @@
 """A host on this machine that does what hosts do: sends ranges or does not, hangs up, changes files, leads elsewhere."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,6 +16,7 @@ class Host:
         hang_up_after: bytes of each reply after which the connection is closed, for the first `hang_ups` replies.
         etag: sent with every file; None sends no validator.
         answers: path -> (status, headers) sent in place of a file.
+        stall_after: bytes of each reply after which nothing comes until the other side hangs up; None sends all.
         length: whether Content-Length is sent.
         asked: (path, Range header) of every request.
     """
@@ -26,6 +27,7 @@ class Host:
     hang_ups: int = 0
     etag: str | None = '"first"'
     answers: dict = field(default_factory=dict)
+    stall_after: int | None = None
     length: bool = True
     asked: list = field(default_factory=list)
     url: str = ""
@@ -64,7 +66,14 @@ class Host:
         if self.hang_ups and self.hang_up_after is not None:
             self.hang_ups -= 1
             body = body[: self.hang_up_after]
-        handler.wfile.write(body)
+        if self.stall_after is None:
+            handler.wfile.write(body)
+            return
+        handler.wfile.write(body[: self.stall_after])
+        handler.wfile.flush()
+        with suppress(ConnectionError):  # the other side was ended
+            while handler.connection.recv(1):
+                continue
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def test_parameters_out_of_range_are_refused(tmp_path, wrong):
 def test_cohort_table_names_slides_patients_and_hospitals(cohort):
     rows = table(cohort / "cohort.csv")
     assert list(rows[0]) == ["slide", "path", "patient", "hospital", "mpp", "mask"]
-    assert [row["slide"] for row in rows] == ["RHSL-H1-0001-DX1", "RHSL-H2-0002-DX1", "RHSL-H3-0003-DX1"]
+    assert [row["slide"] for row in rows] == ["RHSL-H1S5-0001-DX1", "RHSL-H2S5-0002-DX1", "RHSL-H3S5-0003-DX1"]
     for row in rows:
         fields = row["slide"].split("-")
         assert row["hospital"] == fields[1]
@@ -84,11 +84,23 @@ def test_cohort_table_names_slides_patients_and_hospitals(cohort):
         assert (cohort / row["mask"]).is_file()
 
 
+def test_names_of_seed_0_carry_no_seed_and_those_of_others_meet_nowhere(tmp_path):
+    jobs = {seed: [rehearsal.Job(tmp_path, number, seed, SIZE) for number in range(4)] for seed in (0, 1, 11)}
+    assert [(job.slide, job.patient, job.hospital) for job in jobs[0][:2]] == [
+        ("RHSL-H1-0001-DX1", "RHSL-H1-0001", "H1"), ("RHSL-H2-0002-DX1", "RHSL-H2-0002", "H2"),
+    ]  # fmt: skip
+    assert (jobs[11][3].slide, jobs[11][3].patient) == ("RHSL-H1S11-0004-DX1", "RHSL-H1S11-0004")
+    for key, count in (("slide", 12), ("patient", 12), ("hospital", 9)):
+        assert len({getattr(job, key) for found in jobs.values() for job in found}) == count
+    assert {job.drawn_as for job in jobs[0]} == {job.drawn_as for job in jobs[11]}
+    assert [rehearsal.version(seed) for seed in (0, 1)] == [3, 4]
+
+
 def test_cohort_says_that_it_is_a_rehearsal(cohort):
     card = yaml.safe_load((cohort / "cohort.yaml").read_text())
     assert card["rehearsal"] is True
     assert card["name"] == "rehearsal"
-    assert card["generator"] == {"version": rehearsal.VERSION, "seed": SEED, "slides": SLIDES, "size_px": SIZE}
+    assert card["generator"] == {"version": rehearsal.version(SEED), "seed": SEED, "slides": SLIDES, "size_px": SIZE}
 
 
 def test_labels_name_every_code_of_the_masks(cohort):
@@ -120,7 +132,7 @@ def test_openslide_gives_the_pixels_that_were_rendered(cohort, scene):
     window = Window(100.0, 150.0, 256, 256, 0.5)
     # JPEG and the noise, which belongs to a window, spoil single px: means over 16 x 16 px of level 0 are compared.
     expected = render(scene, window).reshape(16, 16, 16, 16, 3).mean(axis=(1, 3))
-    with openslide.OpenSlide(cohort / "slides" / f"{scene.slide}.tif") as slide:
+    with openslide.OpenSlide(cohort / "slides" / f"{scene.name}.tif") as slide:
         for level, downsample in enumerate((1, 4)):
             side = 256 // downsample
             found = np.asarray(slide.read_region((200, 300), level, (side, side)).convert("RGB"), float)
@@ -149,7 +161,7 @@ def test_mask_tells_tissue_from_glass(cohort):
 
 
 def test_mask_agrees_with_the_scene(cohort, scene):
-    mask = pixels(cohort / "masks" / f"{scene.slide}.png")
+    mask = pixels(cohort / "masks" / f"{scene.name}.png")
     random = generator(0, "places")
     at = random.uniform(1, SIZE / 2 - 1, (2, 2000)).astype(np.float32)
     codes = scene.layout.codes(Points(*at))

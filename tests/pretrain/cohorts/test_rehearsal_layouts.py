@@ -49,7 +49,7 @@ def test_nucls_fields_are_named_and_sized_as_documented(cohort, nucls_fields):
     assert {path.stem for path in (folder / "rgb").glob("*.png")} == names
     assert {path.stem for path in (folder / "csv").glob("RHSL*.csv")} == names
     for row in nucls_fields:
-        pattern = r"(RHSL-H\d-\d{4}-DX1)_id-[0-9a-f]{24}_left-(\d+)_top-(\d+)_bottom-(\d+)_right-(\d+)"
+        pattern = r"(RHSL-H\dS5-\d{4}-DX1)_id-[0-9a-f]{24}_left-(\d+)_top-(\d+)_bottom-(\d+)_right-(\d+)"
         slide, *corners = re.fullmatch(pattern, row["fovname"]).groups()
         left, top, bottom, right = map(int, corners)
         assert slide in slide_names(cohort)
@@ -151,7 +151,7 @@ def test_nucls_folds_leave_one_hospital_out(cohort):
         hospitals = {part: {row["hospital"] for row in rows} for part, rows in parts.items()}
         assert not hospitals["train"] & hospitals["test"]
         left_out |= hospitals["test"]
-    assert left_out == {"H1", "H2", "H3"}
+    assert left_out == {"H1S5", "H2S5", "H3S5"}
 
 
 # BCSS

@@ -20,7 +20,8 @@ from pretrain import backbones, checkpoint, export, loop, methods
 from pretrain.checkpoint import Progress
 from pretrain.config import load, method_options, view_settings
 from pretrain.distributed import World
-from pretrain.methods.base import Facts, Method, Step, check_numbers
+from pretrain.methods.base import Facts, Method, Step
+from pretrain.options import check_options
 from pretrain.views import make_views
 from results.errors import UserError
 
@@ -138,15 +139,15 @@ def test_steps_lower_the_loss_of_a_fixed_batch_and_every_part_learns(name, epoch
 
 @pytest.mark.parametrize("name", ALL)
 def test_numbers_that_no_method_can_use_are_refused(name):
-    """`config.load` asks `check_numbers` before anything is written (test_config.py)."""
+    """`config.load` asks `check_options` before anything is written (test_config.py)."""
     options = methods.find(name).Options()
-    check_numbers(name, options)
+    check_options(name, options)
     for option, default in vars(options).items():
         if isinstance(default, bool) or not isinstance(default, int | float):
             continue
         for wrong in (-1, 1e30 if isinstance(default, float) else 10**20, math.nan, math.inf):
             with pytest.raises(UserError, match=f"^{name}.{option}=.* does not fit: give a number from"):
-                check_numbers(name, dataclasses.replace(options, **{option: wrong}))
+                check_options(name, dataclasses.replace(options, **{option: wrong}))
 
 
 @pytest.mark.parametrize("name", ALL)

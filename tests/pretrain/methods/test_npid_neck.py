@@ -32,10 +32,10 @@ def test_npid_and_sgcl_take_the_neck_from_their_options(facts, neck, layers):
 
 @pytest.mark.parametrize("wrong", ["", "liner"])
 def test_an_unknown_neck_is_refused_before_anything_is_built(wrong):
-    with pytest.raises(UserError, match="choose mlp or linear"):
+    with pytest.raises(UserError, match=r"neck=.*choose one of mlp, linear"):
         load(["method=npid", f"npid.neck={wrong!r}"])
 
 
 def test_an_unknown_neck_is_refused_by_sgcl_too(facts):
-    with pytest.raises(UserError, match="choose mlp or linear"):
+    with pytest.raises(UserError, match=r"neck=.*choose one of mlp, linear"):
         SGCL(SGCLOptions(neck="liner"), facts, "resnet18", VIEWS)

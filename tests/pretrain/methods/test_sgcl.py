@@ -212,8 +212,8 @@ def test_switches_follow_the_variant_or_stand_alone():
     assert not any(vars(switches(SGCLOptions(variant="reference"))).values())
     one = vars(switches(SGCLOptions(variant="reference", d2=True)))
     assert [name for name, on in one.items() if on] == ["d2"]
-    with pytest.raises(UserError, match="choose fixed or reference"):
-        switches(SGCLOptions(variant="fixd"))
+    with pytest.raises(UserError, match="choose one of fixed, reference"):
+        SGCL.check(SGCLOptions(variant="fixd"))
 
 
 def test_counts_shrink_with_the_cohort(facts):

@@ -172,7 +172,7 @@ def test_the_first_epoch_has_no_semantic_positives_and_weights_rise(facts):
 
 def test_counts_shrink_with_the_cohort_and_impossible_options_are_refused(facts):
     assert SSLP(SSLPOptions(), facts, "resnet18", VIEWS).resolved() == {"nei_k": 20, "clusters": 10, "form": "exact"}
-    with pytest.raises(UserError, match="reaches no neighbour"):
+    with pytest.raises(UserError, match=r"^sslp\.radius=1\.0 does not fit"):
         SSLP.check(SSLPOptions(radius=1.0))
 
 
@@ -212,7 +212,7 @@ def test_a_sample_of_every_tile_finds_the_exact_sets(facts):
     [
         ({"form": "fast"}, "sslp.form=fast is not known"),
         ({"sample": 5}, "sslp.sample=5 is too small"),
-        ({"bank": "fp8"}, "bank=fp8 is not known"),
+        ({"bank": "fp8"}, "^sslp.bank=fp8 is not known"),
         ({"shard": True}, "sslp.shard=true needs sslp.form=sampled"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from pretrain.cohorts import Cohort, Slide, open_cohort
 from pretrain.tiles import TileStore
 from pretrain.tiling import Tiling, job, run
+from pretrain.tiling.reader import SlideReader
 from pretrain.tiling.run import tile_cohort
 from results.errors import UserError
 
@@ -172,6 +173,46 @@ def test_nothing_to_show_for_it(tmp_path: Path, slide_file: Write, picture: Call
             tile_cohort(Cohort("glass", tmp_path, (glass,)), SETTINGS, tmp_path, workers=0, progress=False)
 
 
+@pytest.mark.usefixtures("no_dask")
+def test_a_cohort_of_slides_that_are_not_there_starts_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "many.csv"
+    table.write_text("slide,path\n" + "".join(f"s{i:05d},gone/{i}.svs\n" for i in range(20_000)))
+    with pytest.raises(UserError, match=r"^all 20,000 slides of cohort many failed: s00000: [^;]*; s00001: ") as error:
+        tile_cohort(open_cohort(table), SETTINGS, tmp_path / "work")
+    assert len(str(error.value)) < 1000
+    assert not list((tmp_path / "work").rglob("*.json"))
+
+
+def test_many_missing_slides_are_named_in_a_few_lines(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tuple(Slide(f"gone{i:03d}", tmp_path / f"{i}.svs") for i in range(50))
+    store = tile_cohort(replace(cohort, slides=(*cohort.slides, *gone)), SETTINGS, tmp_path, workers=0)
+    assert len(store.failed) == 50
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("slide gone")]) == 10
+    assert lines[-1] == "and 40 more slides cannot be reached."
+
+
+@pytest.mark.usefixtures("no_dask")
+def test_a_disk_that_is_away_costs_no_finished_work(cohort: Cohort, tmp_path: Path) -> None:
+    whole = tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
+    before = files(whole.root)
+    cohort.root.rename(tmp_path / "away")
+    with pytest.raises(UserError, match="all 3 slides of cohort liver failed"):
+        tile_cohort(cohort, SETTINGS, tmp_path)
+    assert files(whole.root) == before
+    (tmp_path / "away").rename(cohort.root)
+    one = cohort.slides[0].path
+    one.rename(one.with_suffix(".hidden"))
+    part = tile_cohort(cohort, SETTINGS, tmp_path)
+    assert ([name for name, _ in part.failed], part.slide_names) == (["a"], ["b", "c"])
+    one.with_suffix(".hidden").rename(one)
+    assert tile_cohort(cohort, SETTINGS, tmp_path).digest == whole.digest
+    shards = {name: time for name, time in before.items() if name.startswith("shards/")}
+    assert {name: time for name, time in files(whole.root).items() if name in shards} == shards
+
+
 def test_dead_scheduler_and_busy_store(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +228,24 @@ def test_dead_scheduler_and_busy_store(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         tile_cohort(cohort, SETTINGS, tmp_path / "file", workers=0)
+
+
+def test_a_dicom_file_of_glass_opens_and_gives_no_tile(real_data: Path, tmp_path: Path) -> None:
+    """`dicom_sm_image.dcm` is 50 x 50 px of a technical fixture in 25 frames, all of it as bright as glass."""
+    path = real_data / "wsi" / "dicom_sm_image.dcm"
+    with SlideReader(path) as reader:
+        assert (reader.size, reader.mpp, reader.mpp_source, reader.vendor) == ((50, 50), 0.499, "slide", "dicom")
+        plan = reader.plan(10, 0.5)
+        frames = np.stack([reader.read_tile(x, y, plan) for x in range(0, 50, 10) for y in range(0, 50, 10)])
+    assert (frames.shape, plan.resampled) == ((25, 10, 10, 3), False)
+    assert 243 < frames.mean() < 245
+    cohort = Cohort("dicom", tmp_path, (Slide("sm_image", path),))
+    for tile, reason in ((256, "25 x 25 um, smaller than one tile of 128 um"), (16, "no tissue found")):
+        with pytest.raises(UserError, match=rf"\(1 empty, 0 failed; sm_image: {reason}\)"):
+            tile_cohort(cohort, Tiling(tile=tile), tmp_path / str(tile), workers=0, progress=False)
+        (report,) = (json.loads(p.read_text()) for p in (tmp_path / str(tile)).rglob("sm_image.json"))
+        assert (report["status"], report["size"], report["mpp"], report["level"]) == ("empty", [50, 50], 0.499, 0)
+        assert not list((tmp_path / str(tile)).rglob("*.lmdb"))
 
 
 @pytest.mark.slow
