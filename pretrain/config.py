@@ -1,7 +1,6 @@
 """What `python -m pretrain` makes of its arguments: layers of settings, checked, and their digest."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -35,19 +34,16 @@ def load(arguments: list[str]) -> DictConfig:
     Raises:
         UserError: for an unknown key, name or value.
     """
-    config, _ = resolve(arguments, lambda name: methods.find(name).Options)
+    config, _ = resolve(arguments)
     methods.find(config.method).check(method_options(config))
     return config
 
 
-def resolve(
-    arguments: list[str], options_of: Callable[[str], type]
-) -> tuple[DictConfig, list[tuple[str, dict[str, Any]]]]:
+def resolve(arguments: list[str]) -> tuple[DictConfig, list[tuple[str, dict[str, Any]]]]:
     """Lay the settings of a command line over each other.
 
     Args:
         arguments: `key=value`.
-        options_of: name of a registered method -> dataclass of its options.
 
     Returns:
         the settings, each of which fits by itself; the named layers they were made of, later ones win.
@@ -61,7 +57,7 @@ def resolve(
     for layer in (*(values for _, values in recipe_layers), overrides):
         chosen.update({name: str(layer[name]) for name in chosen if name in layer})
     methods.require(chosen["method"])
-    options = options_of(chosen["method"])
+    options = methods.find(chosen["method"]).Options
     schema = dataclasses.make_dataclass(
         "Settings", [(chosen["method"], options, field(default_factory=options))], bases=(Config,)
     )

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from pretrain import methods
 from pretrain.config import CONFIGS, resolve
-from pretrain.methods.declared import options_of
 from results.settings import load_yaml
 
 COLUMN, WIDTH = 34, 112
@@ -17,12 +17,12 @@ COLUMN, WIDTH = 34, 112
 
 
 def page(arguments: list[str]) -> str:
-    """Return the settings that a command line amounts to. Torch is not imported, so options are checked one by one, not together.
+    """Return the settings that a command line amounts to.
 
     Raises:
         UserError: for an unknown key, name or value.
     """
-    config, layers = resolve(arguments, options_of)
+    config, layers = resolve(arguments)
     values = OmegaConf.to_container(config)
     setters = {key: name for name, layer in layers for key in _keys(layer)}
     meanings, method = dict(_leaves(load_yaml(CONFIGS / "meanings.yaml"))), config.method
@@ -36,7 +36,8 @@ def page(arguments: list[str]) -> str:
         lines += ["", f"{group}:"] if own else ["", f"{group}: {{}}"]
         if group == method:
             lines += [
-                f"  # {text}".rstrip() for text in wrap(" ".join(inspect.getdoc(options_of(method)).split()), WIDTH)
+                f"  # {text}".rstrip()
+                for text in wrap(" ".join(inspect.getdoc(methods.find(method).Options).split()), WIDTH)
             ]
         for key, value in own.items():
             meaning = f"method.{key}" if group == method else f"{group}.{key}"
