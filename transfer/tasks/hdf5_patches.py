@@ -10,8 +10,7 @@ import numpy as np
 
 from results.errors import UserError
 from results.files import file_digest, value_digest, write_json
-from results.hdf5 import Hdf5Error
-from results.hdf5_rows import Hdf5Rows
+from results.hdf5 import Hdf5Error, Hdf5Rows
 from transfer.dense import task_root
 from transfer.overlap import Origins, camelyon_slide
 from transfer.tasks.image_files import is_rehearsal, read_known

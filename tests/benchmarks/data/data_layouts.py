@@ -1,12 +1,13 @@
 """Full data sets in the right tree with tiny files: hard links to one valid file, sparse files, headers without pixels."""
 
-import base64
 import csv
-import math
 import os
 import struct
 import zlib
 from itertools import cycle, islice
+
+import h5py
+import numpy as np
 
 from benchmarks.data.class_folders import TRAIN_COUNTS, VALIDATION_COUNTS
 from benchmarks.data.sets import camelyon16, nucls, pcam
@@ -214,40 +215,14 @@ def write_bcss(root, folder="rgbs_colorNormalized"):
     return names
 
 
-H5_CONTIGUOUS = (
-    "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvf7&ur^`B0Dmr5T}g2b5mH1QTZj%Sk}R1)=7ns|yKobp@&Zj|O1&7(lFN;9wX9BN2GGItGB~"
-    "2q+(xN>4DMs;fjxj~*1-%gDeAF^dt#hnUF70<(by#XfYJkUTTcCyY@4Fe0UJRv-=HGchqSLPQ}sh?x<Q1z1pAnn0I$2=?=L0p)0z"
-    "BNUiN)8;4`1w$180B|WQzW"
-)
-"""The first 2,048 bytes of a file that h5py 3.16 wrote: uint8 `y` of (262144, 1, 1, 1), contiguous."""
-
-H5_CHUNKED = (
-    "c-rgqaB<`1lHy_j0S*oZ76t(ZWbhvfDp*nZF!=;1%?PDCp!5nRm^dR?P68?}2sIyFT}Y6tD@gT!Gyt>5fCWNxFpPqc2s~UJ13+{H"
-    "ln+a#Czw#xRiLFu4+`yNWMGAu#R%g=Ok`w%*}#I54`4JiTK>T$&kXblBh){PNGY5ZNQ3xH%uI|BQ3Z&4CRUh{4p8F~pvFNR6hYH?"
-    "2=?=L0p(~|K2%^HO`GHZ0By-Wng"
-)
-"""A whole file of h5py 3.16: uint8 `x` of (262144, 96, 96, 3) in chunks, none of them written."""
-
-H5_NEWER = (
-    "c-rgqaB<`1lHy|K;9!7(|4^`>5yCfsipN|0`{M8662!z%!6byN5C*uI7=T*Xco={bW5s5ec^(W@1DQW%YQRnaTEOVSz`(@92(*y}"
-    "ESCUP1EZPYy70?0^Dr<9Fo4_)0vrsiKwmI(aR7bD%n0)tP+|jEzJp=VfDh95mjeLWgE4*"
-)
-"""A whole file of h5py 3.16 with `libver="latest"`."""
-
-
-def h5py_bytes(text):
-    return zlib.decompress(base64.b85decode(text))
-
-
-def hdf5(key, shape):
-    """The header of an HDF5 file whose one data set of bytes begins at 2048: what h5py wrote, with another name and shape."""
-    block = bytearray(h5py_bytes(H5_CONTIGUOUS))
-    size = math.prod(shape)
-    struct.pack_into("<Q", block, 40, 2048 + size)
-    block[0x2D0:0x2D1] = key.encode()
-    struct.pack_into("<8Q", block, 0x340, *shape, *shape)
-    struct.pack_into("<Q", block, 0x3C2, size)
-    return bytes(block)
+def hdf5(path, key, shape, values=None):
+    """Write one contiguous data set of bytes: the values, or as many holes, of which the file system stores the last row alone."""
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset(key, shape, np.uint8, fill_time="never")
+        if values is None:
+            data[-1] = 0
+        else:
+            data[...] = values
 
 
 def write_pcam(root):
@@ -255,9 +230,7 @@ def write_pcam(root):
     root.mkdir(parents=True, exist_ok=True)
     for split, count in pcam.COUNTS.items():
         for key, shape in pcam.SHAPES.items():
-            path = root / f"{pcam.PREFIX}{split}_{key}.h5"
-            path.write_bytes(hdf5(key, (count, *shape)) + (bytes([0, 1]) * (count // 2) if key == "y" else b""))
-            if key == "x":
-                os.truncate(path, 2048 + count * 96 * 96 * 3)
+            labels = (np.arange(count) % 2).reshape(count, *shape) if key == "y" else None
+            hdf5(root / f"{pcam.PREFIX}{split}_{key}.h5", key, (count, *shape), labels)
         rows = ((n, n, n, "True", "False", f"camelyon_train_tumor_{n % 50:03d}") for n in range(count))
         write_table(root / f"{pcam.PREFIX}{split}_meta.csv", ("", *pcam.META), rows)

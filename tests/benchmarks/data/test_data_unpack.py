@@ -311,7 +311,9 @@ class TestPrepare:
 
     def test_packed_arrays(self, tmp_path):
         name = "camelyonpatch_level_2_split_test_y.h5"
-        whole = layouts.hdf5("y", (32768, 1, 1, 1)) + bytes([0, 1]) * 16384
+        layouts.hdf5(tmp_path / name, "y", (32768, 1, 1, 1))
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(whole))
         assert prepare(load("pcam"), tmp_path, tell=lambda line: None) == 1
         assert (tmp_path / name).read_bytes() == whole
