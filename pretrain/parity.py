@@ -208,7 +208,9 @@ def _refuse(settings: Settings) -> None:
     counts = settings.processes
     if not counts or not all(1 <= count <= MOST_PROCESSES for count in counts):
         raise UserError(f"processes={counts} does not fit: give numbers from 1 to {MOST_PROCESSES}, such as [1,2,4].")
-    for count in counts if not distributed.under_torchrun() else ():
+    together = distributed.under_torchrun()
+    for count in [int(os.environ["WORLD_SIZE"])] if together else counts:
         if settings.batch % count:
             raise UserError(f"batch={settings.batch} cannot be shared by {count} ranks: give a multiple of it.")
+    for count in () if together else counts:
         distributed.pick_device(settings.device, count - 1)

@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -53,7 +54,14 @@ def told(command: Callable[[], int]) -> int:
     return 2
 
 
+PATIENCE = 15.0
+"""Seconds that another process of torchrun than the first waits before it tells a mistake too."""
+
+
 def _tell(message: str) -> None:
+    """Print a message; of the processes of torchrun the first one does, and ends them all: the others speak if it does not."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(PATIENCE)
     print(printable(" ".join(message.split()), sys.stderr), file=sys.stderr)
 
 

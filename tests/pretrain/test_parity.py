@@ -76,6 +76,17 @@ MISTAKES = (
 )  # fmt: skip
 
 
+def test_under_torchrun_a_batch_is_refused_before_the_group_meets(capsys, monkeypatch):
+    from pretrain import distributed
+    from pretrain.__main__ import main
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(distributed, "join", lambda device: pytest.fail("the group was joined"))
+    assert main(["parity", "batch=7"]) == 2
+    assert capsys.readouterr().err == "error: batch=7 cannot be shared by 3 ranks: give a multiple of it.\n"
+
+
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_mistakes_end_with_2_before_a_process_starts(arguments, capsys, monkeypatch):
     from pretrain import job

@@ -6,7 +6,8 @@ import signal
 import pytest
 
 from pretrain.processes import each
-from results.errors import Terminated, stoppable
+from results import errors
+from results.errors import Terminated, UserError, stoppable, told
 from results.files import replacing, write_text
 
 
@@ -69,6 +70,23 @@ def test_an_error_after_the_signal_is_its_doing(capsys):
 
 def stopped_by_itself():
     raise RecursionError
+
+
+def mistaken():
+    raise UserError("a mistake.")
+
+
+def test_the_other_processes_of_a_group_leave_a_mistake_to_the_first(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
+    assert stoppable(lambda: told(mistaken)) == 143  # torchrun ends it while it waits
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: None)
+    assert stoppable(lambda: told(mistaken)) == 2  # the first is still alive, the mistake is not its own
+    assert capsys.readouterr().err == "error: a mistake.\n"
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: pytest.fail("the first one waits for nobody"))
+    assert stoppable(lambda: told(mistaken)) == 2
 
 
 def test_one_process_of_a_group_speaks(monkeypatch, capsys):
