@@ -5,7 +5,7 @@ import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +19,7 @@ from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
 from transfer.recording import CellRecord, Recorder, check_writable, say, timed, titled
 from transfer.settings import CellSettings, check_encoders
-from transfer.tasks.schema import Request, load_task, read_task
+from transfer.tasks.schema import Request, load_task, read_task, task_root
 
 if TYPE_CHECKING:
     from transfer.encoders.network import Backbone
@@ -86,29 +86,6 @@ class DenseSettings(CellSettings):
     options: Any = None
 
 
-def task_root(settings: DenseSettings, layout: str) -> Path:
-    """Return the folder of the task's data: `root`, or that of the newest synthetic cohort under `work/cohorts`.
-
-    Args:
-        settings: of the command.
-        layout: name of the data's folder in a synthetic cohort, such as `nucls`.
-
-    Raises:
-        UserError: when the folder is not there, or there is neither.
-    """
-    if settings.root:
-        root = Path(settings.root)
-        if not root.is_dir():
-            raise UserError(f"task.root={root} is not a folder: give the folder of the {layout} data set.")
-        return root
-    made = [path for path in Path(settings.work, "cohorts").glob(f"*/{layout}") if path.is_dir()]
-    if not made:
-        raise UserError(
-            f"there is no {layout} data: give task.root=FOLDER, or make synthetic slides first with 'python -m pretrain tile'."
-        )
-    return max(made, key=lambda path: (path.parent.stat().st_mtime, path))
-
-
 def load_dense_task(settings: DenseSettings, purpose: str, usual: str, changes: Mapping[str, Any] | None = None) -> Any:
     """Load the task of a command: `task=` or the usual one, from its folder.
 
@@ -119,16 +96,16 @@ def load_dense_task(settings: DenseSettings, purpose: str, usual: str, changes: 
         changes: keys that take the place of the task's own.
     """
     asked = [] if getattr(settings, "check", False) else [lambda: check_encoders(settings)]
-    told_together((*asked, lambda: _task_and_root(settings, purpose, usual, changes)))
-    task, root = _task_and_root(settings, purpose, usual, changes)
-    return load_task(task, Request(Path(settings.work), root, None, settings.trials, settings.seed), purpose)
+    told_together((*asked, lambda: _task_and_request(settings, purpose, usual, changes)))
+    return load_task(*_task_and_request(settings, purpose, usual, changes), purpose)
 
 
-def _task_and_root(
+def _task_and_request(
     settings: DenseSettings, purpose: str, usual: str, changes: Mapping[str, Any] | None
-) -> tuple[Any, str]:
+) -> tuple[Any, Request]:
     task = read_task(settings.task or usual, purpose, changes)
-    return task, str(task_root(settings, task.kind))
+    request = Request(Path(settings.work), settings.root, None, settings.trials, settings.seed)
+    return task, replace(request, root=str(task_root(request, task.kind)))
 
 
 class DenseFloor(Protocol):

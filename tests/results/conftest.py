@@ -118,3 +118,11 @@ def units_of():
 @pytest.fixture
 def record_of():
     return make_record
+
+
+@pytest.fixture
+def full(whole_row):
+    whole_row("npid", 0.62)
+    whole_row("sgcl", 0.80)
+    whole_row("mean_rgb", 0.40, kind="floor")
+    whole_row("histogram", 0.61, kind="floor")

@@ -1,43 +1,17 @@
-import csv
-import json
+"""Numbers, marks and what is left out."""
+
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from table_toys import lines_of, tables_of
 
-from results.__main__ import main
 from results.errors import UserError
-from results.record import read_records, write_record
-from results.render import escape_latex, latex, long_csv, markdown, write_tables
-from results.table import build_tables
+from results.record import write_record
+from results.render import latex, markdown
 
-ROOT = Path(__file__).resolve().parents[2]
 NUMBER = r"\d\.\d{3} ± \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]"
-
-
-def tables_of(tmp_path, **options):
-    return build_tables(read_records(tmp_path / "records"), replicates=options.pop("replicates", 200), **options)
-
-
-def lines_of(text):
-    """Markdown table rows as name -> cells."""
-    rows = [
-        [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")
-    ]
-    return {row[0].strip().removesuffix(", seed 0"): row[1:] for row in rows}
-
-
-@pytest.fixture
-def full(whole_row):
-    whole_row("npid", 0.62)
-    whole_row("sgcl", 0.80)
-    whole_row("mean_rgb", 0.40, kind="floor")
-    whole_row("histogram", 0.61, kind="floor")
 
 
 def test_rows_columns_and_numbers(tmp_path, full):
@@ -154,77 +128,6 @@ def test_one_trial_has_no_plus_minus(tmp_path, cell):
     assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", rows["npid"][1])
 
 
-def test_versions_and_splits_are_not_mixed(tmp_path, whole_row):
-    whole_row("a", 0.7, engines=("knn",))
-    whole_row("a", 0.7, engines=("knn",), task__split_digest="9" * 64)
-    whole_row("a", 0.7, engines=("knn",), task__version=2)
-    tables = tables_of(tmp_path)
-    assert [table.stem for table in tables] == [
-        "rehearsal-v1-55555555",
-        "rehearsal-v1-99999999",
-        "rehearsal-v2-55555555",
-    ]
-    for table in tables:
-        assert "3 versions or splits" in markdown(table)
-        assert table.rows[0].cells["knn", "accuracy"].done == 3
-
-
-def test_tables_of_another_naming_go_and_strangers_stay(tmp_path, whole_row):
-    whole_row("a", 0.7, engines=("knn",))
-    out = tmp_path / "tables"
-    out.mkdir()
-    (out / "notes.md").write_text("mine")
-    (out / "rehearsal-v2-mine.md").write_text("mine")
-    first = write_tables(tables_of(tmp_path), out)
-    assert sorted(path.suffix for path in first) == [".csv", ".md", ".tex"]
-    whole_row("a", 0.7, engines=("knn",), task__version=2)
-    write_tables(tables_of(tmp_path), out)
-    assert not (out / "rehearsal.md").exists()
-    assert (out / "rehearsal-v2-55555555.md").exists()
-    shutil.rmtree(tmp_path / "records")
-    whole_row("a", 0.7, engines=("knn",))
-    write_tables(tables_of(tmp_path), out)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "notes.md", "rehearsal-v2-mine.md", "rehearsal.csv", "rehearsal.md", "rehearsal.tex",
-    ]  # fmt: skip
-
-
-def test_pretraining_seeds_are_pooled_as_trials(tmp_path, whole_row):
-    whole_row("sgcl", 0.7, engines=("knn",), encoder__seed=0, encoder__digest="first")
-    whole_row("sgcl", 0.7, engines=("knn",), encoder__seed=1, encoder__digest="second")
-    whole_row("rgb", 0.5, kind="floor", engines=("knn",))
-    (table,) = tables_of(tmp_path)
-    assert [row.name for row in table.rows] == ["sgcl", "rgb"]
-    cell = table.rows[0].cells["knn", "accuracy"]
-    assert (cell.done, cell.planned, len(cell.estimate.values)) == (6, 6, 6)
-    assert not cell.inside_floor
-    assert "pretraining seeds pooled" in markdown(table)
-    assert "| sgcl, 2 seeds |" in markdown(table)
-    assert "| rgb |" in markdown(table)
-    assert "sgcl: 2 pretraining seeds (0, 1) are pooled as trials." in markdown(table)
-
-
-def test_a_row_names_the_seed_and_the_run_that_were_scored(tmp_path, whole_row):
-    whole_row("sgcl", 0.7, engines=("knn",), encoder__seed=7, encoder__run="sgcl-cohort-1")
-    whole_row("npid", 0.7, engines=("knn",), encoder__seed=0, encoder__digest="first", encoder__run="npid-cohort-1")
-    whole_row("npid", 0.7, engines=("knn",), encoder__seed=1, encoder__digest="second", encoder__run="npid-cohort-2")
-    (table,) = tables_of(tmp_path)
-    text = markdown(table)
-    assert "| sgcl, seed 7 |" in text
-    assert "- sgcl: run sgcl-cohort-1 (seed 7)." in text
-    assert "- npid: runs npid-cohort-1 (seed 0), npid-cohort-2 (seed 1)." in text
-    rows = {
-        row["encoder"]: (row["pretraining_seeds"], row["runs"]) for row in csv.DictReader(long_csv(table).splitlines())
-    }
-    assert rows == {"sgcl": ("7", "sgcl-cohort-1"), "npid": ("0 1", "npid-cohort-1; npid-cohort-2")}
-
-
-def test_notes_of_records_stand_under_the_table_once(tmp_path, whole_row):
-    whole_row("sgcl", 0.7, engines=("knn",), notes=["Test and training share slides."])
-    text = markdown(tables_of(tmp_path)[0])
-    assert text.count("- Test and training share slides.") == 1
-
-
 def test_nothing_is_bold_where_every_row_is_tied(tmp_path, record_of, units_of):
     for trial in range(3):
         units = units_of(0.5, fold=trial)
@@ -234,39 +137,6 @@ def test_nothing_is_bold_where_every_row_is_tied(tmp_path, record_of, units_of):
             write_record(tmp_path / "records", record_of(name, trial=trial, units=units), units)
     rows = lines_of(markdown(tables_of(tmp_path, metric="accuracy")[0]))
     assert [rows[name][1].partition(" [")[0] for name in ("a", "b")] == ["0.000 ± 0.000"] * 2
-
-
-def test_a_call_with_fewer_trials_is_part_of_one_with_more(tmp_path, cell):
-    for trial in range(3):
-        cell("a", trial=trial)
-    (first,) = (tmp_path / "records").glob("*-t0-*.json")
-    data = json.loads(first.read_text())
-    first.write_text(json.dumps({**data, "trials": 1}))
-    cells = tables_of(tmp_path)[0].rows[0].cells
-    assert (cells["knn", "accuracy"].done, cells["knn", "accuracy"].planned) == (3, 3)
-
-
-def test_a_schedule_tells_columns_apart_by_its_name(tmp_path, whole_row):
-    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": "smoke", "steps": 4, "heads": {"b": 1}})
-    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": "short", "steps": 9, "heads": {"b": 2}})
-    assert tables_of(tmp_path)[0].engines == ["knn (schedule=short)", "knn (schedule=smoke)"]
-
-
-def test_other_weights_of_the_same_name_and_seed_get_their_own_row(tmp_path, whole_row):
-    whole_row("sgcl", 0.7, engines=("knn",), encoder__digest="aaaaaaaa11")
-    whole_row("sgcl", 0.6, engines=("knn",), encoder__digest="bbbbbbbb22")
-    (table,) = tables_of(tmp_path)
-    assert [row.name for row in table.rows] == ["sgcl @aaaaaaaa", "sgcl @bbbbbbbb"]
-
-
-def test_engine_settings_that_differ_are_columns_and_those_of_an_encoder_are_notes(tmp_path, whole_row):
-    whole_row("a", 0.7, engines=("knn",), engine__settings={"k": 20})
-    whole_row("a", 0.7, engines=("knn",), engine__settings={"k": 5})
-    whole_row("b", 0.7, engines=("knn",), engine__settings={"k": 5, "scale_mismatch": {"tiles": 64}})
-    (table,) = tables_of(tmp_path)
-    assert table.engines == ["knn (k=20)", "knn (k=5)"]
-    assert "kNN (k=5) accuracy" in markdown(table)
-    assert 'b: scale mismatch, {"tiles": 64}.' in markdown(table)
 
 
 def test_contamination_shows_the_worst_of_a_row(tmp_path, cell):
@@ -297,112 +167,3 @@ def test_units_that_disagree_on_labels_are_refused(tmp_path, cell):
     cell("b", trials=2)
     with pytest.raises(UserError, match=r"b, knn.*other labels"):
         tables_of(tmp_path)
-
-
-def test_csv_holds_every_number(tmp_path, full, cell):
-    cell("broken", crashed=True)
-    (table,) = tables_of(tmp_path)
-    rows = list(csv.DictReader(long_csv(table).splitlines()))
-    assert len(rows) == 5 * 2 * 5
-    found = {(row["encoder"], row["engine"], row["metric"]): row for row in rows}
-    sgcl = found["sgcl", "knn", "balanced_accuracy"]
-    assert float(sgcl["low"]) < float(sgcl["mean"]) < float(sgcl["high"])
-    assert float(sgcl["sd"]) > 0
-    assert (sgcl["trials"], sgcl["slides"], sgcl["tiles"], sgcl["unit"]) == ("3", "12", "360", "fraction")
-    assert (sgcl["best_or_tied"], sgcl["inside_floor"], sgcl["rehearsal"]) == ("true", "false", "true")
-    broken = found["broken", "knn", "accuracy"]
-    assert (broken["status"], broken["mean"], broken["trials"], broken["planned_trials"]) == ("crashed", "", "0", "3")
-
-
-def test_latex_is_escaped_and_balanced(tmp_path, whole_row, cell):
-    whole_row("100%_a&b#{$x^2~\\}", 0.7)
-    cell("broken", crashed=True, error="KeyError: 'a_b' <50% & more>")
-    text = latex(tables_of(tmp_path)[0])
-    assert r"100\%\_a\&b\#\{\$x\textasciicircum{}2\textasciitilde{}\textbackslash{}\}" in text
-    assert r"'a\_b' \textless{}50\% \& more\textgreater{}" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
-    assert not re.search(r"[±†‡↓]", text)
-    assert r"$\pm$" in text
-    bare = re.sub(r"\\[{}]", "", text.replace("\\\\", ""))
-    assert bare.count("{") == bare.count("}")
-    body = text[text.index(r"\begin{tabular}") :]
-    columns = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r" \\")}
-    assert columns == {11}
-    assert "toprule" not in text
-
-
-def test_escape_latex_leaves_plain_text():
-    assert escape_latex("kNN accuracy 0.5 [a]") == "kNN accuracy 0.5 [a]"
-
-
-def test_markdown_names_cannot_break_the_table(tmp_path, cell):
-    cell("a|b*c")
-    text = markdown(tables_of(tmp_path)[0])
-    assert r"| a\|b\*c, seed 0 |" in text
-
-
-def test_command_writes_and_prints(tmp_path, full, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    status = main(["table", "records=records", "out=tables", "replicates=100", "metric=accuracy"])
-    printed = capsys.readouterr().out
-    assert status == 0
-    assert printed == (tmp_path / "tables" / "rehearsal.md").read_text(encoding="utf-8")
-    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
-        "rehearsal.csv",
-        "rehearsal.md",
-        "rehearsal.tex",
-    ]
-
-
-def test_command_gives_the_same_table_twice(tmp_path, full):
-    for name in ("first", "second"):
-        main(["table", f"records={tmp_path / 'records'}", f"out={tmp_path / name}", "replicates=100"])
-    for suffix in (".md", ".tex", ".csv"):
-        texts = {(tmp_path / name / f"rehearsal{suffix}").read_bytes() for name in ("first", "second")}
-        assert len(texts) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ([], "no command is given"),
-        (["chart"], "write `python -m results table`"),
-        (["tabel"], "did you mean 'table'?"),
-        (["table", "replicate=5"], "did you mean 'replicates'?"),
-        (["table", "replicates=5"], "100 or more"),
-        (["table", "replicates=many"], "a whole number"),
-        (["table", "seed=-1"], "0 or more"),
-        (["table", "records=absent"], "absent does not exist"),
-    ],
-)
-def test_mistakes_exit_2_and_write_nothing(tmp_path, capsys, monkeypatch, arguments, reason):
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert reason in error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_help_is_light():
-    code = "import sys; from results.__main__ import main; main(['table', '--help']); print([m for m in ('numpy', 'pyarrow', 'torch') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "replicates=1000" in done.stdout
-    assert done.stdout.strip().endswith("[]")
-
-
-@pytest.mark.parametrize(
-    ("schedule", "told"), [("smoke", True), ({"name": "smoke", "rounds": 1}, True), ("full", False), (None, False)]
-)
-def test_a_smoke_schedule_is_called_one(tmp_path, whole_row, schedule, told):
-    whole_row("a", 0.7, engines=("knn",), engine__settings={"schedule": schedule} if schedule else {})
-    assert ("Schedule smoke (knn)" in markdown(tables_of(tmp_path)[0])) == told
-
-
-def test_slides_decoded_to_different_pixels_are_warned_of(tmp_path, whole_row):
-    whole_row("a", 0.7, engines=("knn",), task__decoder="1" * 64)
-    assert "decoded by" not in markdown(tables_of(tmp_path)[0])
-    whole_row("b", 0.6, engines=("knn",), task__decoder="2" * 64, encoder__card={"data": {"decoder": "3" * 64}})
-    text = markdown(tables_of(tmp_path)[0])
-    assert "The test tiles of these rows were decoded by 2 sets of libraries" in text
-    assert "pretraining tiles" not in text

@@ -1,10 +1,15 @@
 """A BCSS folder written by hand from the published layout: striped, speckled and plain tissue on glass, 0.30 um/px."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from results.settings import load_yaml
+from transfer.tasks import bcss
+
+TASKS = Path(bcss.__file__).parent
 CODES = {"stripes": 1, "speckle": 2, "plain": 3}
 LABELS = (
     "outside_roi", "tumor", "stroma", "lymphocytic_infiltrate", "necrosis_or_debris", "glandular_secretions", "blood",
@@ -56,3 +61,9 @@ def write_bcss(root, slides=SLIDES, size=(96, 144), images="rgbs_colorNormalized
         root / "meta" / "gtruth_codes.tsv", [("label", "GT_code"), *((n, i) for i, n in enumerate(LABELS))], "\t"
     )
     return root
+
+
+def load_folder(root, cache=None, trials=3, **changes):
+    """Load a folder as the task of `bcss.yaml`; `changes` are keys of its own."""
+    settings = bcss.BcssSettings(**{**load_yaml(TASKS / "bcss.yaml"), **changes})
+    return bcss.load(settings, root, trials, cache or root / "cache")

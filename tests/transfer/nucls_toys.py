@@ -5,6 +5,9 @@ import csv
 import numpy as np
 from PIL import Image
 
+from transfer.tasks.nucls import load_nucls
+from transfer.tasks.schema import read_task
+
 COLUMNS = (
     "", "raw_classification", "main_classification", "super_classification", "type", "xmin", "ymin", "xmax", "ymax",
     "coords_x", "coords_y",
@@ -79,3 +82,11 @@ def write_nucls(root, slides=SLIDES, fields=2, folds=True, images="rgb", table="
         for number, held in enumerate(slides, start=1):
             write_fold(root, number, [slide for slide in slides if slide != held], [held])
     return root
+
+
+def load_folder(root, classes="super", trials=3, seed=0, **changes):
+    """Load a folder as the task of `nucls.yaml`; `changes` are keys of its own."""
+    settings = read_task("nucls", "detection", {"classes": classes})
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    return load_nucls(settings, root, trials, seed)

@@ -1,10 +1,24 @@
+"""BCSS as a task: layouts, resolution, groupings and splits."""
+
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bcss_toys import CODES, LABELS, SCALE, SLIDES, roi_name, tissue, write_bcss, write_roi, write_table
+from bcss_toys import (
+    CODES,
+    LABELS,
+    SCALE,
+    SLIDES,
+    TASKS,
+    load_folder,
+    roi_name,
+    tissue,
+    write_bcss,
+    write_roi,
+    write_table,
+)
 from PIL import Image
 
 from results.errors import UserError
@@ -12,7 +26,6 @@ from results.settings import load_yaml
 from transfer.tasks import bcss, bcss_files, read_task, segmentation
 from transfer.tasks.segmentation import IGNORE
 
-TASKS = Path(bcss.__file__).parent
 DATA = Path(os.environ.get("SGCL_BENCH_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
@@ -23,19 +36,14 @@ def real():
     return DATA / "bcss"
 
 
-def load(root, cache=None, trials=3, **changes):
-    settings = bcss.BcssSettings(**{**load_yaml(TASKS / "bcss.yaml"), **changes})
-    return bcss.load(settings, root, trials, cache or root / "cache")
-
-
 def names(task, rows):
     return [task.regions[row].institute for row in rows]
 
 
 def test_official_institutes_test_and_the_named_ones_validate(tmp_path):
-    task = load(write_bcss(tmp_path))
+    task = load_folder(write_bcss(tmp_path))
     assert (task.name, task.rehearsal, task.trials) == ("bcss (sample: 4 of 151 regions)", False, 3)
-    assert load(tmp_path, full_set=4).name == load(tmp_path, full_set=None).name == "bcss"
+    assert load_folder(tmp_path, full_set=4).name == load_folder(tmp_path, full_set=None).name == "bcss"
     assert len(set(task.splits)) == 1
     split = task.splits[0]
     assert names(task, split.test) == ["OL"]
@@ -45,22 +53,24 @@ def test_official_institutes_test_and_the_named_ones_validate(tmp_path):
 
 
 def test_every_layout_is_read_alike(tmp_path):
-    found = [load(write_bcss(tmp_path / folder, images=folder)) for folder in bcss_files.FOLDERS]
+    found = [load_folder(write_bcss(tmp_path / folder, images=folder)) for folder in bcss_files.FOLDERS]
     outer = tmp_path / "drive"
     shutil.copytree(tmp_path / "images", outer / "0_Public-data-Amgad2019_0.25MPP")
-    found.append(load(outer))
+    found.append(load_folder(outer))
     assert len({(task.split_digest, task.data_digest) for task in found}) == 1
 
 
 def test_the_colour_normalised_images_go_first(tmp_path):
     write_bcss(tmp_path, images="rgbs")
-    task = load(write_bcss(tmp_path))
+    task = load_folder(write_bcss(tmp_path))
     assert {region.image.parent.name for region in task.regions} == {"rgbs_colorNormalized"}
     assert any("rgbs_colorNormalized, not of rgbs" in remark for remark in task.remarks)
 
 
 def test_resolution_comes_from_the_bounds_and_not_from_the_name(tmp_path):
-    assert [region.mpp for region in load(write_bcss(tmp_path)).regions] == pytest.approx([0.25 / SCALE] * 4, rel=0.01)
+    assert [region.mpp for region in load_folder(write_bcss(tmp_path)).regions] == pytest.approx(
+        [0.25 / SCALE] * 4, rel=0.01
+    )
 
 
 @pytest.mark.parametrize(("magnification", "mpp"), [(40, 0.25 / SCALE), (20, 0.5 / SCALE)])
@@ -68,22 +78,15 @@ def test_magnification_of_the_scan_is_believed(tmp_path, magnification, mpp):
     write_bcss(tmp_path)
     rows = [("", "name", "_id", "magnification"), *((slide[:12], "-", "-", magnification) for slide in SLIDES)]
     write_table(tmp_path / "meta" / "slide_magnifications.csv", rows)
-    assert [region.mpp for region in load(tmp_path).regions] == pytest.approx([mpp] * 4, rel=0.01)
+    assert [region.mpp for region in load_folder(tmp_path).regions] == pytest.approx([mpp] * 4, rel=0.01)
 
 
 def test_cut_outs_without_bounds_keep_the_resolution_of_their_name(tmp_path):
     write_bcss(tmp_path)
     write_roi(tmp_path, roi_name(SLIDES[0], (140, 230), "0.2480"), *tissue(40, 40))
-    task = load(tmp_path)
+    task = load_folder(tmp_path)
     assert [region.mpp for region in task.regions if "0.2480" in region.name] == [0.248]
     assert sum("no row in roiBounds.csv" in remark and "0.2480" in remark for remark in task.remarks) == 1
-
-
-def test_unequal_scales_are_refused(tmp_path):
-    write_bcss(tmp_path)
-    write_roi(tmp_path, roi_name(SLIDES[0]), *tissue(96, 100))
-    with pytest.raises(UserError, match=r"A0SP.*along x.*along y"):
-        load(tmp_path)
 
 
 def test_groupings_follow_the_published_table():
@@ -107,7 +110,7 @@ def test_groupings_follow_the_published_table():
 
 def test_groupings_are_different_tasks(tmp_path):
     write_bcss(tmp_path)
-    clean, reference = load(tmp_path), load(tmp_path, **load_yaml(TASKS / "bcss_reference.yaml"))
+    clean, reference = load_folder(tmp_path), load_folder(tmp_path, **load_yaml(TASKS / "bcss_reference.yaml"))
     assert clean.name != reference.name
     assert clean.split_digest != reference.split_digest
     assert clean.data_digest == reference.data_digest
@@ -115,198 +118,11 @@ def test_groupings_are_different_tasks(tmp_path):
         read_task("bcss", "segmentation", {"grouping": "tidy"})
 
 
-def test_an_unknown_code_in_a_mask_names_the_file(tmp_path):
-    write_bcss(tmp_path)
-    image, codes = tissue(96, 144)
-    codes[3, 4] = 22
-    write_roi(tmp_path, roi_name(SLIDES[1]), image, codes)
-    with pytest.raises(UserError, match=r"masks/TCGA-A2-A0SX.*code 22"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("row", [("tumor", 22), ("tumor", "x"), ("fat", 1)])
-def test_a_foreign_code_table_names_the_file(tmp_path, row):
-    write_bcss(tmp_path)
-    write_table(tmp_path / "meta" / "gtruth_codes.tsv", [("label", "GT_code"), row], "\t")
-    with pytest.raises(UserError, match=r"gtruth_codes\.tsv"):
-        load(tmp_path)
-
-
-def test_what_has_no_partner_is_told(tmp_path):
-    write_bcss(tmp_path)
-    image, codes = tissue(40, 40)
-    write_roi(tmp_path, roi_name("TCGA-S3-AA10-DX1"), image, None)
-    write_roi(tmp_path, roi_name("TCGA-S3-AA11-DX1"), None, codes)
-    task = load(tmp_path)
-    assert len(task.regions) == len(SLIDES)
-    assert any("1 image(s) without mask left out: TCGA-S3-AA10" in remark for remark in task.remarks)
-    assert any("1 mask(s) without image left out: TCGA-S3-AA11" in remark for remark in task.remarks)
-
-
-def test_a_region_without_px_that_count_is_left_out(tmp_path):
-    write_bcss(tmp_path)
-    image, codes = tissue(96, 144)
-    write_roi(tmp_path, roi_name(SLIDES[0]), image, np.where(codes, 7, 0).astype(np.uint8))
-    task = load(tmp_path)
-    assert [region.slide for region in task.regions] == sorted(set(SLIDES) - {SLIDES[0]})
-    assert any("A0SP" in remark and "left out" in remark for remark in task.remarks)
-    assert len(load(tmp_path, **load_yaml(TASKS / "bcss_reference.yaml")).regions) == len(SLIDES)
-
-
-def break_sizes(root):
-    write_roi(root, roi_name(SLIDES[0]), tissue(95, 144)[0], tissue(96, 144)[1])
-
-
-def break_name(root):
-    write_roi(root, "holiday", *tissue(40, 40))
-
-
-def break_image(root):
-    (root / "rgbs_colorNormalized" / f"{roi_name(SLIDES[0])}.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-
-
-def break_mask_kind(root):
-    Image.fromarray(tissue(96, 144)[0]).save(root / "masks" / f"{roi_name(SLIDES[0])}.png")
-
-
-def break_bounds(root):
-    write_table(root / "meta" / "roiBounds.csv", [("", "xmin", "ymin", "xmax", "ymax"), ("a", 1, 2, "x", 4)])
-
-
-def break_columns(root):
-    write_table(root / "meta" / "roiBounds.csv", [("slide", "left")])
-
-
-def take_masks(root):
-    shutil.rmtree(root / "masks")
-
-
-def take_images(root):
-    for path in (root / "rgbs_colorNormalized").iterdir():
-        path.unlink()
-
-
-def rename_first(root, name):
-    for folder in ("rgbs_colorNormalized", "masks"):
-        (root / folder / f"{roi_name(SLIDES[0])}.png").rename(root / folder / f"{name}.png")
-
-
-def name_scale(mpp):
-    return lambda root: rename_first(root, roi_name(SLIDES[0], (7, 7), mpp))
-
-
-def write_bounds(*corner):
-    def harm(root):
-        write_table(
-            root / "meta" / "roiBounds.csv", [("", "xmin", "ymin", "xmax", "ymax"), (SLIDES[0], 100, 200, *corner)]
-        )
-
-    return harm
-
-
-def write_power(value):
-    rows = [("", "name", "_id", "magnification"), (SLIDES[0][:12], "-", "-", value)]
-    return lambda root: write_table(root / "meta" / "slide_magnifications.csv", rows)
-
-
-def write_codes(*row):
-    return lambda root: write_table(root / "meta" / "gtruth_codes.tsv", [("label", "GT_code"), row], "\t")
-
-
-def save_as_jpeg(folder):
-    def harm(root):
-        path = root / folder / f"{roi_name(SLIDES[0])}.png"
-        Image.open(path).save(path, format="JPEG")
-
-    return harm
-
-
-def put_fifo(folder):
-    def harm(root):
-        path = root / folder / f"{roi_name(SLIDES[0])}.png"
-        path.unlink()
-        os.mkfifo(path)
-
-    return harm
-
-
-def cut_image(root):
-    path = root / "rgbs_colorNormalized" / f"{roi_name(SLIDES[0])}.png"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def shrink_all(root):
-    for slide in SLIDES:
-        write_roi(root, roi_name(slide), *tissue(31, 40))
-
-
-@pytest.mark.parametrize(
-    ("harm", "told"),
-    [
-        (name_scale("0.0000"), "0.0000.*um/px"),
-        (name_scale("9999999.0"), "9999999.*um/px"),
-        (name_scale("9" * 150 + ".0"), "um/px"),
-        (write_bounds(101, 201), "along x"),
-        (write_bounds(100, 300), "xmax and ymax"),
-        (write_bounds(10000000, 6666766), "um/px by its row"),
-        (write_bounds("271.5", 314), "271.5.*as xmax in line 2"),
-        (write_bounds("9" * 5000, 314), "as xmax in line 2"),
-        (write_power("0"), "magnification 0 in line 2"),
-        (write_power("400"), "magnification 400"),
-        (write_power("1e9"), "as magnification"),
-        (write_codes("tumor"), r"gtruth_codes.*GT_code in line 2"),
-        (write_codes("tumor", "1" * 5000), r"gtruth_codes.*GT_code in line 2"),
-        (save_as_jpeg("masks"), "masks/.*decoded as PNG"),
-        (save_as_jpeg("rgbs_colorNormalized"), "rgbs_colorNormalized/.*decoded as PNG"),
-        (put_fifo("masks"), "masks/.*not a regular file"),
-        (put_fifo("rgbs_colorNormalized"), "rgbs_colorNormalized/.*not a regular file"),
-        (cut_image, "rgbs_colorNormalized/.*decoded"),
-        (shrink_all, "no mask of 32 px"),
-        (break_sizes, "must agree"),
-        (break_name, "holiday"),
-        (break_image, "cannot be decoded"),
-        (break_mask_kind, "mode RGB"),
-        (break_bounds, "as xmax in line 2"),
-        (break_columns, "no column"),
-        (take_masks, "not a BCSS folder"),
-        (take_images, "no image with a mask"),
-    ],
-)
-def test_damage_is_told_in_one_sentence(tmp_path, harm, told):
-    write_bcss(tmp_path)
-    harm(tmp_path)
-    with pytest.raises(UserError, match=told) as caught:
-        load(tmp_path)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value).replace(str(tmp_path), "")) < 700
-
-
-def test_small_regions_are_left_out_with_a_remark(tmp_path):
-    write_bcss(tmp_path)
-    write_roi(tmp_path, roi_name(SLIDES[0], (7, 7)), *tissue(31, 40))
-    task = load(tmp_path)
-    assert len(task.regions) == len(SLIDES)
-    assert any("smaller than 32 px" in remark and "xmin7_" in remark for remark in task.remarks)
-
-
-def test_resampled_regions_are_bounded(tmp_path, monkeypatch):
-    write_bcss(tmp_path)
-    monkeypatch.setattr(segmentation, "MOST_PX", 96 * 144)
-    with pytest.raises(UserError, match=r"A0SP.*at the task's 0.1 um/px"):
-        load(tmp_path, mpp=0.1)
-
-
-def test_an_institute_in_test_and_validation_is_refused(tmp_path):
-    (tmp_path / "own.yaml").write_text("name: own\nkind: bcss\ntest: [OL, E2]\nvalidation: [A1, OL]\n")
-    with pytest.raises(UserError, match=r"own\.yaml: institute OL is in test and in validation"):
-        read_task(str(tmp_path / "own.yaml"), "segmentation")
-
-
 def test_tables_with_a_byte_order_mark_are_read(tmp_path):
     write_bcss(tmp_path)
     path = tmp_path / "meta" / "roiBounds.csv"
     path.write_text(path.read_text(), encoding="utf-8-sig")
-    assert not any("no row" in remark for remark in load(tmp_path).remarks)
+    assert not any("no row" in remark for remark in load_folder(tmp_path).remarks)
 
 
 def test_codes_are_counted_by_bands(monkeypatch):
@@ -315,16 +131,9 @@ def test_codes_are_counted_by_bands(monkeypatch):
     assert segmentation.count_codes(mask).tolist() == np.bincount(mask.ravel(), minlength=256).tolist()
 
 
-def test_images_are_bounded_before_they_are_decoded(tmp_path, monkeypatch):
-    write_bcss(tmp_path)
-    monkeypatch.setattr(segmentation, "MOST_PX", 96 * 144 - 1)
-    with pytest.raises(UserError, match="million px"):
-        load(tmp_path)
-
-
 def test_without_official_institutes_each_is_tested_in_turn(tmp_path):
     slides = [f"RHSL-H{1 + number % 3}-{number:04d}-DX1" for number in range(6)]
-    task = load(write_bcss(tmp_path / "bcss", slides))
+    task = load_folder(write_bcss(tmp_path / "bcss", slides))
     assert task.name == "bcss-subset (sample: 6 of 151 regions)"
     assert any("every institute is tested in turn" in note for note in task.notes)
     assert [set(names(task, split.test)) for split in task.splits] == [{"H1"}, {"H2"}, {"H3"}]
@@ -333,13 +142,13 @@ def test_without_official_institutes_each_is_tested_in_turn(tmp_path):
         assert split.validation
         assert len(split.train) >= 2
     (tmp_path / "cohort.yaml").write_text("name: rehearsal\nrehearsal: true\n")
-    synthetic = load(tmp_path / "bcss")
+    synthetic = load_folder(tmp_path / "bcss")
     assert synthetic.name == "bcss-rehearsal"
     assert synthetic.rehearsal
 
 
 def test_slides_and_then_regions_take_the_place_of_institutes(tmp_path):
-    one_institute = load(write_bcss(tmp_path / "a", [f"TCGA-A2-A{n:03d}-DX1" for n in range(4)]))
+    one_institute = load_folder(write_bcss(tmp_path / "a", [f"TCGA-A2-A{n:03d}-DX1" for n in range(4)]))
     for split in one_institute.splits:
         assert not {one_institute.regions[r].slide for r in split.test} & {
             one_institute.regions[r].slide for r in split.train
@@ -348,39 +157,39 @@ def test_slides_and_then_regions_take_the_place_of_institutes(tmp_path):
     one_slide = write_bcss(tmp_path / "b", SLIDES[1:2])
     for corner in ((1, 2), (3, 4)):
         write_roi(one_slide, roi_name(SLIDES[1], corner), *tissue(40, 40))
-    task = load(one_slide)
+    task = load_folder(one_slide)
     assert any("test and training share slides" in note for note in task.notes)
     assert set(task.notes) <= set(task.remarks)
     assert all(split.train and split.validation and split.test for split in task.splits)
 
 
 def test_two_regions_have_no_validation_and_one_is_refused(tmp_path):
-    task = load(write_bcss(tmp_path / "two", SLIDES[:2]))
+    task = load_folder(write_bcss(tmp_path / "two", SLIDES[:2]))
     assert [(s.train, s.validation, s.test) for s in task.splits[:2]] == [((1,), (), (0,)), ((0,), (), (1,))]
     with pytest.raises(UserError, match="two or more"):
-        load(write_bcss(tmp_path / "one", SLIDES[:1]))
+        load_folder(write_bcss(tmp_path / "one", SLIDES[:1]))
 
 
 def test_digests_follow_images_masks_and_splits(tmp_path):
     write_bcss(tmp_path)
-    first = load(tmp_path)
-    assert load(tmp_path, trials=1).split_digest == first.split_digest
+    first = load_folder(tmp_path)
+    assert load_folder(tmp_path, trials=1).split_digest == first.split_digest
     turned = write_bcss(tmp_path / "turned", [f"TCGA-A2-A{n:03d}-DX1" for n in range(4)])
-    assert load(turned, trials=1).split_digest == load(turned, trials=3).split_digest
-    assert load(turned, trials=1).splits == load(turned, trials=3).splits[:1]
-    assert load(turned, trials=4).split_digest != load(turned, trials=3).split_digest
-    assert load(tmp_path, mpp=0.4).split_digest != first.split_digest
+    assert load_folder(turned, trials=1).split_digest == load_folder(turned, trials=3).split_digest
+    assert load_folder(turned, trials=1).splits == load_folder(turned, trials=3).splits[:1]
+    assert load_folder(turned, trials=4).split_digest != load_folder(turned, trials=3).split_digest
+    assert load_folder(tmp_path, mpp=0.4).split_digest != first.split_digest
     image, codes = tissue(96, 144, seed=9)
     write_roi(tmp_path, roi_name(SLIDES[0]), image, tissue(96, 144)[1])
-    changed = load(tmp_path)
+    changed = load_folder(tmp_path)
     assert (changed.split_digest, changed.data_digest != first.data_digest) == (first.split_digest, True)
     codes[50, 50] = 4
     write_roi(tmp_path, roi_name(SLIDES[0]), image, codes)
-    assert load(tmp_path).split_digest != first.split_digest
+    assert load_folder(tmp_path).split_digest != first.split_digest
 
 
 def test_resampling_keeps_image_and_mask_on_each_other(tmp_path):
-    task = load(write_bcss(tmp_path))
+    task = load_folder(write_bcss(tmp_path))
     region = task.regions[0]
     image, labels = task.resampled(region)
     expected = (round(96 * region.mpp / 0.5), round(144 * region.mpp / 0.5))
@@ -397,14 +206,14 @@ def test_resampling_keeps_image_and_mask_on_each_other(tmp_path):
 
 
 def test_pixels_of_a_region_are_those_of_its_truth(tmp_path):
-    task = load(write_bcss(tmp_path))
+    task = load_folder(write_bcss(tmp_path))
     for region in task.regions:
         truth = task.truth(region)
         assert region.pixels == tuple(int((truth == c).sum()) for c in range(len(task.classes)))
 
 
 def test_the_real_sample_is_read_and_split(real, tmp_path):
-    task = load(real, tmp_path)
+    task = load_folder(real, tmp_path)
     assert [region.name.split("_")[1] for region in task.regions] == [
         "xmin54046",
         "xmin54302",
@@ -421,7 +230,7 @@ def test_the_real_sample_is_read_and_split(real, tmp_path):
 
 def test_class_sums_of_the_real_masks(real, tmp_path):
     """Px of each group, counted from the codes of the masks alone: 1 tumour, 2 stroma, 3 inflammatory, 6 and 9 other."""
-    task = load(real, tmp_path)
+    task = load_folder(real, tmp_path)
     assert task.classes == ("tumour", "stroma", "inflammatory", "necrosis", "other")
     assert [region.pixels for region in task.regions] == [
         (1957, 63579, 0, 0, 0), (0, 13837, 15447, 0, 13654 + 22598), (0, 11964, 39333, 0, 14239), (24839, 31166, 9531, 0, 0),

@@ -12,7 +12,7 @@ from transfer_toys import write_export
 from results.errors import UserError
 from results.record import read_records
 from transfer.__main__ import main
-from transfer.dense import DenseSettings, run_cells, task_root
+from transfer.dense import DenseSettings, run_cells
 from transfer.recording import Progress, in_words
 from transfer.settings import read_settings
 
@@ -104,19 +104,6 @@ def test_a_colour_floor_cannot_be_trained_further(settings):
     settings.encoder = ["mean_rgb"]
     with pytest.raises(UserError, match="mean RGB"):
         run_cells(Toy(), Engine(), settings)
-
-
-def test_the_data_is_what_was_asked_for_or_the_newest_synthetic_cohort(tmp_path):
-    settings = read_settings(DenseSettings, [f"task.root={tmp_path}", f"work={tmp_path / 'work'}"])
-    assert task_root(settings, "nucls") == tmp_path
-    with pytest.raises(UserError, match="is not a folder: give the folder of the nucls data set"):
-        task_root(read_settings(DenseSettings, ["task.root=nowhere"]), "nucls")
-    settings.root = None
-    with pytest.raises(UserError, match="there is no nucls data"):
-        task_root(settings, "nucls")
-    made = tmp_path / "work" / "cohorts" / "rehearsal-x" / "nucls"
-    made.mkdir(parents=True)
-    assert task_root(settings, "nucls") == made
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,11 @@ import numpy as np
 from results.errors import UserError
 from results.files import file_digest, value_digest, write_json
 from results.hdf5 import Hdf5Error, Hdf5Rows
-from transfer.dense import task_root
 from transfer.overlap import Origins, camelyon_slide
 from transfer.tasks.image_files import is_rehearsal, read_known
 from transfer.tasks.image_folders import COARSEST, LARGEST
 from transfer.tasks.sample import named_by_size
-from transfer.tasks.schema import Kind, Request, TaskSettings
+from transfer.tasks.schema import Kind, Request, TaskSettings, task_root
 from transfer.tasks.tile_task import Split, TileTask, split_digest
 
 MOST_PATCHES, MOST_LINE = 50_000_000, 4096

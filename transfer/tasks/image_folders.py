@@ -8,10 +8,9 @@ import numpy as np
 
 from results.errors import UserError
 from results.files import value_digest
-from transfer.dense import task_root
 from transfer.tasks.image_files import SHOWN, ImageFiles, images_in, is_rehearsal
 from transfer.tasks.sample import named_by_size
-from transfer.tasks.schema import Kind, Request, TaskSettings
+from transfer.tasks.schema import Kind, Request, TaskSettings, task_root
 from transfer.tasks.tile_task import ROUND, Split, TileTask, split_digest
 
 LARGEST = 4096

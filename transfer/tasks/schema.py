@@ -61,6 +61,29 @@ class Request:
     seed: int = 0
 
 
+def task_root(request: Request, layout: str) -> Path:
+    """Return the folder of a data set: `root`, or that of the newest synthetic cohort under `work/cohorts`.
+
+    Args:
+        request: what was asked for.
+        layout: name of the data's folder in a synthetic cohort, such as `nucls`.
+
+    Raises:
+        UserError: when the folder is not there, or there is neither.
+    """
+    if request.root:
+        root = Path(request.root)
+        if not root.is_dir():
+            raise UserError(f"task.root={root} is not a folder: give the folder of the {layout} data set.")
+        return root
+    made = [path for path in (request.work / "cohorts").glob(f"*/{layout}") if path.is_dir()]
+    if not made:
+        raise UserError(
+            f"there is no {layout} data: give task.root=FOLDER, or make synthetic slides first with 'python -m pretrain tile'."
+        )
+    return max(made, key=lambda path: (path.parent.stat().st_mtime, path))
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of task: the dataclass of its keys (with `check(where)`), its loader, and what it asks of an encoder."""
