@@ -95,7 +95,7 @@ def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
     """Return the data set, after what is asked of it without following a link, another file or a claim."""
     links, name = file.id.links, key.encode()
     if not links.exists(name):
-        others = ", ".join(sorted(file)[:10])[:100]
+        others = ", ".join(sorted(other.decode("utf-8", "replace") for other in file.id)[:10])[:100]
         raise Hdf5Error("missing class", f"has no data set '{key}', but {others or 'none'}")
     data = file[key] if links.get_info(name).type == h5l.TYPE_HARD else None
     if not isinstance(data, h5py.Dataset):
@@ -142,7 +142,8 @@ def _copy(data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
     order = np.argsort(rows, kind="stable")
     for run in np.split(order, np.flatnonzero(np.diff(rows[order]) > 1) + 1) if len(order) else ():
         first = rows[run[0]]
-        out[run] = data[first : rows[run[-1]] + 1][rows[run] - first]
+        found = data[first : rows[run[-1]] + 1]
+        out[run] = found if len(found) == len(run) else found[rows[run] - first]
 
 
 def _inflate(data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
