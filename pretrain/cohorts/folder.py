@@ -61,7 +61,7 @@ def from_table(table: Path) -> Cohort:
     slides, bad = [], []
     for line, row in read_rows(table, REQUIRED, OPTIONAL):
         try:
-            slides.append(_slide(table, row))
+            slides.append(_slide(root, row))
         except BadRow as error:
             bad.append((line, str(error)))
     refuse_bad(table, bad)
@@ -104,7 +104,7 @@ def facts_of(root: Path, name: str) -> dict[str, Any]:
     return facts
 
 
-def _slide(table: Path, row: dict[str, str]) -> Slide:
+def _slide(root: Path, row: dict[str, str]) -> Slide:
     for column in REQUIRED:
         if not row[column]:
             raise BadRow(f" has an empty {column}")
@@ -112,11 +112,11 @@ def _slide(table: Path, row: dict[str, str]) -> Slide:
         raise BadRow(f": {wrong}")
     return Slide(
         row["slide"],
-        table.parent / row["path"],
+        root / row["path"],
         row.get("patient", ""),
         row.get("hospital", ""),
         mpp=_mpp(row.get("mpp", "")),
-        mask=table.parent / row["mask"] if row.get("mask") else None,
+        mask=root / row["mask"] if row.get("mask") else None,
         slide_label=row.get("label", ""),
     )
 

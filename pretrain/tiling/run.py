@@ -58,7 +58,11 @@ def tile_cohort(
     root = store_root(Path(work), cohort, tiling, rebuild)
     codes = Codes(cohort.codes, cohort.background, cohort.ignore, cohort.lesion)
     wanted = rebuild.wanted if rebuild else {}
-    reports = {s.name: finished_report(s, codes, tiling, root, wanted.get(s.name)) for s in cohort.slides}
+    tried = {path.stem for path in (root / "slides").glob("*.json")}
+    reports = {
+        s.name: finished_report(s, codes, tiling, root, wanted.get(s.name)) if s.name in tried else None
+        for s in cohort.slides
+    }
     if not scheduler:  # its workers may reach slides that this process does not
         reports |= {s.name: absent_report(s) for s in cohort.slides if reports[s.name] is None}
     absent = [report for report in reports.values() if report and report["status"] == "failed"]
