@@ -14,7 +14,7 @@ from pretrain.tiling import Tiling
 from pretrain.tiling.index import store_root
 from pretrain.tiling.run import tile_cohort
 from pretrain.tiling.wanted import Rebuild
-from results.errors import UserError
+from results.errors import UserError, printable
 
 NOTE_LENGTH = 300
 
@@ -29,7 +29,8 @@ def make_store(config: DictConfig) -> TileStore:
         return TileStore(config.store)
     cohort, rebuild, digest = _job(config, make=True)
     for note in cohort.notes:
-        print(f"{cohort.name}: {note[:NOTE_LENGTH]}{'...' * (len(note) > NOTE_LENGTH)}", file=sys.stderr)
+        line = f"{cohort.name}: {note[:NOTE_LENGTH]}{'...' * (len(note) > NOTE_LENGTH)}"
+        print(printable(line, sys.stderr), file=sys.stderr)
     store = tile_cohort(
         cohort, tiling(config), Path(config.work), config.scheduler, config.tiling.workers, rebuild=rebuild
     )

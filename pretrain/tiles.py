@@ -254,9 +254,10 @@ def _check_parts(root: Path, summary: dict[str, Any], slides: list[str]) -> None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{table} is missing or damaged: run 'python -m pretrain tile' again.") from error
     rows, stated = metadata.num_rows, summary["tiles"]
-    if rows != stated or stated != sum(summary["slides"][name]["tiles"] for name in slides):
+    counted = sum(summary["slides"][name]["tiles"] for name in slides)
+    if not rows == stated == counted:
         raise UserError(
-            f"{table} has {rows} rows where store.json counts {stated}: run 'python -m pretrain tile' again."
+            f"{table} has {rows} rows where store.json counts {stated}, {counted} by slide: run 'python -m pretrain tile' again."
         )
     if (metadata.metadata or {}).get(b"digest", b"").decode() != summary["digest"]:
         raise UserError(f"{table} and store.json have different digests: run 'python -m pretrain tile' again.")

@@ -70,6 +70,10 @@ def command(arguments: list[str]) -> int:
     settings: Settings = OmegaConf.to_object(compose(OmegaConf.structured(Settings), [], overrides))
     if unused := set(overrides) - USED[action]:
         raise UserError(f"'data {action}' has no setting '{min(unused)}': it takes {', '.join(sorted(USED[action]))}.")
+    if settings.show < 0:
+        raise UserError(f"show={settings.show} does not fit: give 0 or more.")
+    if settings.out and Path(settings.out).is_dir():
+        raise UserError(f"out={settings.out} is a folder: name a file, such as {settings.out}/report.json.")
     if action == "status":
         return _status([load(name) for name in names or known()], Path(settings.root))
     if len(names) != 1:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ def from_table(table: Path) -> Cohort:
     slides, bad = [], []
     for line, row in read_rows(table, REQUIRED, OPTIONAL):
         try:
-            slides.append(_slide(table, row))
+            slides.append(_slide(root, row))
         except BadRow as error:
             bad.append((line, str(error)))
     refuse_bad(table, bad)
@@ -103,7 +104,7 @@ def facts_of(root: Path, name: str) -> dict[str, Any]:
     return facts
 
 
-def _slide(table: Path, row: dict[str, str]) -> Slide:
+def _slide(root: Path, row: dict[str, str]) -> Slide:
     for column in REQUIRED:
         if not row[column]:
             raise BadRow(f" has an empty {column}")
@@ -111,11 +112,11 @@ def _slide(table: Path, row: dict[str, str]) -> Slide:
         raise BadRow(f": {wrong}")
     return Slide(
         row["slide"],
-        table.parent / row["path"],
+        root / row["path"],
         row.get("patient", ""),
         row.get("hospital", ""),
         mpp=_mpp(row.get("mpp", "")),
-        mask=table.parent / row["mask"] if row.get("mask") else None,
+        mask=root / row["mask"] if row.get("mask") else None,
         slide_label=row.get("label", ""),
     )
 
@@ -139,6 +140,13 @@ def _mpp(text: str) -> float | None:
 def _refuse_twice(table: Path, slides: list[Slide]) -> None:
     """Refuse a slide that is listed twice, and a file that is, whatever links lead to it."""
     names = [name for name, count in Counter(slide.name for slide in slides).items() if count > 1]
+    alike = [group for group in _alike(slide.name for slide in slides) if len(set(group)) > 1]
+    if alike and not names:
+        one, other = sorted(set(alike[0]))[:2]
+        raise UserError(
+            f"{table} lists the slides {one} and {other} ({one!a} and {other!a}), one name on disks that ignore case or write "
+            "accents in one way: rename one."
+        )
     if names:
         raise UserError(f"{table} lists the slide {names[0]} more than once ({len(names)} such): keep one line each.")
     files: dict[Any, list[Slide]] = defaultdict(list)
@@ -151,6 +159,19 @@ def _refuse_twice(table: Path, slides: list[Slide]) -> None:
             f"{table} lists the path {first.path} more than once, as {first.name} and as {second.name} ({len(twice)} such): keep one "
             "line each, since a slide that counts twice may stand on both sides of a split."
         )
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Group names that are one on some disks."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[one_on_disk(name)].append(name)
+    return list(groups.values())
+
+
+def one_on_disk(name: str) -> str:
+    """Return what a name is on a disk that ignores case and the two ways to write an accent: there two such files are one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _identity(path: Path) -> Any:
@@ -271,8 +292,8 @@ def _unique_names(root: Path, paths: list[Path]) -> list[str]:
     depth = [0] * len(paths)
     while True:
         names = [options[at] for options, at in zip(candidates, depth, strict=True)]
-        count = Counter(names)
-        shared = [i for i, name in enumerate(names) if count[name] > 1]
+        count = Counter(map(one_on_disk, names))
+        shared = [i for i, name in enumerate(names) if count[one_on_disk(name)] > 1]
         if not shared:
             return names
         if all(depth[i] == len(candidates[i]) - 1 for i in shared):

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -11,6 +12,7 @@ from results.errors import UserError
 MOST_COLUMNS, MOST_ROWS, MOST_LINE = 64, 200_000, 1 << 20
 DELIMITERS = ",;\t"
 SHOWN = 10
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class BadRow(Exception):
@@ -32,6 +34,11 @@ def read_rows(
     for line, header, row in _rows(table, required, optional, most_rows):
         cells = dict.fromkeys(header, "") | {n: c.strip() for n, c in zip(header, row, strict=False)}
         cells.pop("", None)
+        for name in (*required, *optional):
+            if CONTROL.search(cells.get(name, "")):
+                raise UserError(
+                    f"{table} line {line} has a line end or control character in the column '{name}': write it in one line."
+                )
         if any(cells.values()):
             yield line, cells
 

@@ -74,7 +74,7 @@ def compare(first: Manifest, second: Manifest) -> Differences:
 
 
 def _kinds(old: dict[str, Any], new: dict[str, Any], counts: list[int], tiling: str, labelling: str) -> dict[str, str]:
-    gone, added, pixels, labels, _ = counts
+    gone, added, pixels, labels, moved = counts
     if old["slide_digest"] != new["slide_digest"]:
         return {SLIDE: f"sha256 {old['slide_digest'][:12]} -> {new['slide_digest'][:12]}"}
     kinds: dict[str, str] = {}
@@ -86,8 +86,9 @@ def _kinds(old: dict[str, Any], new: dict[str, Any], counts: list[int], tiling: 
     elif pixels and not tiling:
         kinds[PIXELS] = f"{pixels} tile(s)"
     by_rule = []
-    if gone or added:
-        text = f"-{gone} +{added} tile(s)"
+    if gone or added or moved:
+        parts = [f"-{gone} +{added} tile(s)"] if gone or added else []
+        text = ", ".join([*parts, *([f"{moved} tile(s) at other places of the slide"] if moved else [])])
         by_rule += [text] if tiling else []
         kinds |= {} if tiling else {TILES: text}
     elif pixels and tiling:
@@ -137,7 +138,7 @@ def _changed(first: Manifest, second: Manifest, keys: tuple[str, ...]) -> str:
 
 
 def _compare_tiles(first: Manifest, second: Manifest, shared: list[str]) -> np.ndarray:
-    """Return (slides, 5) counts: tiles only in the first, only in the second, of other pixels, with other labels, in both."""
+    """Return (slides, 5) counts: tiles only in the first, only in the second, of other pixels, with other labels, at other places."""
     position = {name: i for i, name in enumerate(shared)}
     sides = []
     for manifest in (first, second):
@@ -155,6 +156,7 @@ def _compare_tiles(first: Manifest, second: Manifest, shared: list[str]) -> np.n
     rows_a, rows_b = at_a[in_a], at_b[in_b]
     pixels = (first.digests[rows_a] != second.digests[rows_b]).any(axis=1)
     labels = _label_codes(first, second, rows_a, rows_b)
+    moved = np.any([first.column(key)[rows_a] != second.column(key)[rows_b] for key in ("level", "x0", "y0")], axis=0)
     size = len(shared)
     common = np.bincount(both, minlength=size)
     return np.stack(
@@ -163,7 +165,7 @@ def _compare_tiles(first: Manifest, second: Manifest, shared: list[str]) -> np.n
             np.bincount(slide_b, minlength=size) - common,
             np.bincount(both[pixels], minlength=size),
             np.bincount(both[labels], minlength=size),
-            common,
+            np.bincount(both[moved], minlength=size),
         ],
         axis=1,
     )

@@ -1,6 +1,7 @@
 """The manifest file: Parquet with one row a tile, and all that holds for many tiles once, in its metadata."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -200,4 +201,5 @@ def _is_slide(slide: Any) -> bool:
         and slide["tiles"] >= 0
         and isinstance(slide.get("slide_digest", ""), str)
         and (not slide["tiles"] or "slide_digest" in slide)
+        and (slide.get("mpp") is None or (type(slide["mpp"]) in (int, float) and 0 < slide["mpp"] < math.inf))
     )

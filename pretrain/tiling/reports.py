@@ -97,7 +97,7 @@ def labels_digest(slide: Slide) -> str:
     try:
         if slide.annotation:
             return hashlib.sha256(read_bytes(slide.annotation)).hexdigest()
-        return file_digest(slide.mask) if slide.mask else ""
+        return file_digest(slide.mask) if slide.mask and slide.mask.is_file() else ""  # a pipe would be waited for
     except (OSError, UserError):
         return ""
 

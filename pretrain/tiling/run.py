@@ -20,7 +20,7 @@ from pretrain.tiling.reader import one_line
 from pretrain.tiling.reports import absent_report, finished_report, rows_path
 from pretrain.tiling.settings import Tiling
 from pretrain.tiling.wanted import Rebuild, WantedTiles
-from results.errors import UserError, children_ignore_interrupts, something_is_finished
+from results.errors import UserError, children_ignore_interrupts, printable, something_is_finished
 
 CONNECT_SECONDS = 15
 REASONS_SHOWN, ABSENT_SHOWN = 3, 10
@@ -58,7 +58,11 @@ def tile_cohort(
     root = store_root(Path(work), cohort, tiling, rebuild)
     codes = Codes(cohort.codes, cohort.background, cohort.ignore, cohort.lesion)
     wanted = rebuild.wanted if rebuild else {}
-    reports = {s.name: finished_report(s, codes, tiling, root, wanted.get(s.name)) for s in cohort.slides}
+    tried = {path.stem for path in (root / "slides").glob("*.json")}
+    reports = {
+        s.name: finished_report(s, codes, tiling, root, wanted.get(s.name)) if s.name in tried else None
+        for s in cohort.slides
+    }
     if not scheduler:  # its workers may reach slides that this process does not
         reports |= {s.name: absent_report(s) for s in cohort.slides if reports[s.name] is None}
     absent = [report for report in reports.values() if report and report["status"] == "failed"]
@@ -214,7 +218,7 @@ def _refuse_nothing(cohort: Cohort, reports: dict[str, Any], root: Path) -> None
 
 def _tell_absent(absent: list[dict[str, Any]]) -> None:
     for report in absent[:ABSENT_SHOWN]:
-        print(f"slide {report['slide']}: {report['reason']}", file=sys.stderr)
+        print(printable(f"slide {report['slide']}: {report['reason']}", sys.stderr), file=sys.stderr)
     if len(absent) > ABSENT_SHOWN:
         print(f"and {len(absent) - ABSENT_SHOWN:,} more slides cannot be reached.", file=sys.stderr)
 
@@ -238,9 +242,10 @@ class _Progress:
         self._done += 1
         self._tiles += report["tiles"]
         if report["status"] == "failed":
-            self._bar.write(f"slide {report['slide']}: {report['reason']}", file=sys.stderr)
+            self._bar.write(printable(f"slide {report['slide']}: {report['reason']}", sys.stderr), file=sys.stderr)
         elif self._lines:
             what = f"{report['tiles']} tiles" if report["tiles"] else f"empty, {report['reason']}"
-            print(f"tiling {self._done}/{self._total} {report['slide']}: {what}", file=sys.stderr, flush=True)
+            line = printable(f"tiling {self._done}/{self._total} {report['slide']}: {what}", sys.stderr)
+            print(line, file=sys.stderr, flush=True)
         self._bar.set_postfix(tiles=self._tiles, refresh=False)
         self._bar.update()

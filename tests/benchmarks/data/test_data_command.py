@@ -65,6 +65,15 @@ def test_prepare_without_archives(tmp_path, capsys):
     assert "holds no archive of nucls: looked for QC*.zip" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("wrong", "said"), [("show=-1", "give 0 or more"), ("out={}", "is a folder: name a file")])
+def test_verify_is_refused_before_it_reads(tmp_path, capsys, wrong, said):
+    (tmp_path / "nucls").mkdir()
+    assert main(["data", "verify", "nucls", f"root={tmp_path}", wrong.format(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert not told.out
+
+
 def test_every_data_set_is_one_file_and_one_page():
     assert known() == NAMES
     for name in NAMES:

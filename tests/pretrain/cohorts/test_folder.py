@@ -56,6 +56,16 @@ def test_shared_stems_get_their_parent_folder_then_their_suffix(tmp_path: Path) 
     }
 
 
+def test_names_that_are_one_on_some_disks_are_told_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/Slide.svs", "p2/slide.svs", "p1/e\u0301.svs", "p2/\u00e9.svs")
+    assert [slide.name for slide in open_cohort(tmp_path).slides] == sorted(
+        ["p1_Slide", "p2_slide", "p1_e\u0301", "p2_\u00e9"]
+    )
+    touch(tmp_path, "p1/slide.svs")
+    with pytest.raises(UserError, match="would share the name"):
+        open_cohort(tmp_path)
+
+
 def test_dicom_series_counts_once(tmp_path: Path) -> None:
     def header(uid: bytes) -> bytes:
         return bytes(128) + b"DICM" + b"\x20\x00\x0e\x00UI" + len(uid).to_bytes(2, "little") + uid

@@ -51,6 +51,9 @@ def test_the_slide_label_labels_no_tile(tmp_path):
         (",1.svs,\nb,,\nc,3.svs,-1\nd,4.svs,\n", "has 3 bad rows: line 2 has an empty slide; line 3 has an empty path; line 4: mpp '-1'"),
         ("a,1.svs,\na,2.svs,\n", "lists the slide a more than once"),
         ("a,1.svs,\nb,./x/../1.svs,\n", "as a and as b"),
+        ("Slide,1.svs,\nslide,2.svs,\n", "lists the slides Slide and slide"),
+        ("e\u0301,1.svs,\n\u00e9,2.svs,\n", "('e\\u0301' and '\\xe9'), one name on disks that ignore case"),
+        ('a,"1\n.svs",\n', "line 3 has a line end or control character in the column 'path'"),
     ],
 )  # fmt: skip
 def test_every_bad_row_is_named_in_one_sentence(tmp_path, rows, message):
@@ -131,7 +134,7 @@ def test_names_that_are_no_text_are_refused(tmp_path):
 
 @pytest.mark.parametrize("character", ["\u2028", "\x7f", "\x85"])
 def test_names_with_odd_line_ends_are_refused(tmp_path, character):
-    with pytest.raises(UserError, match="no line end"):
+    with pytest.raises(UserError, match="line end or control character in the column 'slide'"):
         open_cohort(table(tmp_path / "c", f"slide,path\na{character}b,a.svs\n"))
 
 

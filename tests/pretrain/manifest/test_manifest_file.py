@@ -100,6 +100,8 @@ def test_damage_is_one_sentence(tmp_path: Path, manifest: Manifest, manifest_fil
         ("slides", {"a": {"tiles": "4", "slide_digest": "0"}}),
         ("slides", {"a": {"tiles": 4}}),
         ("slides", {"../../a": {"tiles": 0}}),
+        ("slides", {"a": {"tiles": 0, "mpp": "0.5"}}),
+        ("slides", {"a": {"tiles": 0, "mpp": -0.5}}),
         ("labels", 3),
         ("receipts", [1]),
         ("receipts", {"a": 3}),

@@ -209,6 +209,13 @@ def test_diff_tells_what_no_setting_explains(manifest: Manifest) -> None:
     found = compare(manifest, Manifest(manifest.facts, manifest.tiles.set_column(at, "digest", digest)))
     assert found.slides == {manifest.slide_names[0]: {PIXELS: "1 tile(s)"}}
 
+    x0 = manifest.column("x0").copy()
+    x0[0] -= 64
+    at = manifest.tiles.schema.get_field_index("x0")
+    found = compare(manifest, Manifest(manifest.facts, manifest.tiles.set_column(at, "x0", [x0])))
+    assert not found.same_tiles
+    assert found.slides == {manifest.slide_names[0]: {TILES: "1 tile(s) at other places of the slide"}}
+
     label = manifest.column("label").copy()
     label[0] = (label[0] + 1) % 2
     at = manifest.tiles.schema.get_field_index("label")

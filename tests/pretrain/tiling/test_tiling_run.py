@@ -152,6 +152,21 @@ def test_what_changes_pixels_changes_the_store(cohort: Cohort, tmp_path: Path) -
     assert len({store.digest for store in stores}) == 4
 
 
+def test_a_pipe_in_place_of_a_mask_is_not_waited_for(cohort: Cohort, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mask.png")
+    slide = replace(cohort.slides[0], mask=tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"a: mask .*mask\.png is not there"):
+        tile_cohort(replace(cohort, slides=(slide,), codes={1: "x"}), SETTINGS, tmp_path, workers=0)
+
+
+def test_names_cannot_steer_the_terminal(
+    tmp_path: Path, slide_file: Write, picture: Callable[..., np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide_file("odd/x\u202ey.tif", picture(128, 128))
+    tile_cohort(open_cohort(tmp_path / "odd"), SETTINGS, tmp_path, workers=0)
+    assert capsys.readouterr().err == "tiling 1/1 xy: 4 tiles\n"
+
+
 def test_a_changed_slide_is_done_again(cohort: Cohort, tmp_path: Path, slide_file: Write) -> None:
     store = tile_cohort(cohort, SETTINGS, tmp_path, workers=0)
     slide_file("liver/a.tif")
