@@ -54,8 +54,10 @@ def _run(arguments: list[str]) -> int:
 
         print(report(arguments[1], arguments[2:]))
         return 0
+    from benchmarks.check import check_runs
     from benchmarks.run import run_suite
 
+    check_runs(arguments[1], arguments[2:])
     return run_suite(arguments[1], arguments[2:])
 
 

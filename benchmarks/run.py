@@ -10,6 +10,7 @@ from benchmarks.report import report
 from benchmarks.steps import SOME_FAILED, Runner
 from benchmarks.suite import Suite, audit_commands, load_suite, pretrain_commands, table_command, transfer_command
 from results import provenance
+from results.errors import UserError
 from results.files import write_json
 
 
@@ -28,10 +29,14 @@ def run_suite(spec: str, arguments: list[str], runner: Runner | None = None) -> 
     name, suite = load_suite(spec, arguments)
     runner = runner or Runner()
     started, start = provenance.now(), time.perf_counter()
+    mistake: UserError | None = None
     with runner.forwarding():
         status = _steps(name, suite, runner)
         if suite.base is not None and status in (0, SOME_FAILED) and not runner.stopped_by:
-            print(f"compared in {report(spec, arguments)}", flush=True)
+            try:
+                print(f"compared in {report(spec, arguments)}", flush=True)
+            except UserError as error:  # told after what the steps cost is kept
+                mistake = error
     wall = time.perf_counter() - start
     folder = _folder(Path(suite.work), name)
     write_json(
@@ -51,6 +56,8 @@ def run_suite(spec: str, arguments: list[str], runner: Runner | None = None) -> 
         },
     )
     print(summary(runner, folder / "suite.json", status, wall), flush=True)
+    if mistake is not None:
+        raise mistake
     return status
 
 

@@ -106,7 +106,25 @@ def load_suite(spec: str, arguments: list[str]) -> tuple[str, Suite]:
         raise UserError(f"base={suite.base} is no row of {path}: choose one of {', '.join(plans(suite))}.")
     if suite.jobs < 1:
         raise UserError(f"jobs={suite.jobs} is too small: give 1 or more.")
+    if suite.trials < 1:
+        raise UserError(f"trials={suite.trials} is too small: give 1 or more.")
+    for seed in suite.seeds:
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seeds={suite.seeds} does not fit: give whole numbers from 0 to {2**32 - 1}.")
+    _refuse_one_run_for_two(path.stem, suite)
     return path.stem, suite
+
+
+def _refuse_one_run_for_two(name: str, suite: Suite) -> None:
+    """Two rows that make one run would be one training, counted twice."""
+    rows: dict[str, str] = {}
+    for plan, own in plans(suite).items():
+        run = run_name(name, suite, plan, own, suite.seeds[0])
+        if run in rows:
+            raise UserError(
+                f"rows '{rows[run]}' and '{plan}' of {name} have the same settings and would be one run, {run}: leave one out."
+            )
+        rows[run] = plan
 
 
 def _variants(layer: Any, path: Path) -> dict[str, dict[str, str]]:
@@ -115,6 +133,10 @@ def _variants(layer: Any, path: Path) -> dict[str, dict[str, str]]:
         raise UserError(f"{path}: variants must hold 'row name: {{settings}}' lines.")
     variants = {str(name): _flat(own or {}, f"{path}: variants.{name}") for name, own in layer.items()}
     for name, own in variants.items():
+        if not name.strip():
+            raise UserError(f"{path}: variants has a row without a name: give it one.")
+        if "name" in own:
+            raise UserError(f"{path}: variants.{name} sets 'name', but a row is called as its line is: leave it out.")
         taken = [key for key in own if key in OWNED["pretrain"] and key != "method"]
         if taken:
             raise UserError(

@@ -40,7 +40,7 @@ def page(arguments: list[str]) -> str:
                 for text in wrap(" ".join(inspect.getdoc(methods.find(method).Options).split()), WIDTH)
             ]
         for key, value in own.items():
-            meaning = f"method.{key}" if group == method else f"{group}.{key}"
+            meaning = f"options.{key}" if group == method else f"{group}.{key}"
             lines.append("  " + _line(key, value, meanings, setters, meaning, f"{group}.{key}"))
     return "\n".join(lines) + "\n"
 

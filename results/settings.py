@@ -34,6 +34,13 @@ class _PlainLoader(yaml.SafeLoader):
             raise yaml.YAMLError(f"the alias *{self.peek_event().anchor} is not taken, write the value out")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"'{twice}' stands there twice, and one of the two would be lost")
+        return super().construct_mapping(node, deep)
+
 
 def load_yaml(path: Path | str) -> dict[str, Any]:
     """Read one YAML mapping without aliases; a broken or non-mapping file is a UserError that names it."""

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.run import run_suite
 from benchmarks.steps import Runner, Step
+from results.errors import UserError
 
 STUB = """
 import json, os, signal, sys, time
@@ -196,3 +197,30 @@ def test_mistakes_end_with_2_and_one_sentence(capsys):
     for arguments in (["go"], ["run"], ["run", "dmeo"], ["run", "demo", "cohrt=x"]):
         assert main(arguments) == 2
         assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_cost_is_kept_though_the_comparison_fails(tmp_path, stub):
+    path = tmp_path / "own.yaml"
+    path.write_text("methods: [npid, sgcl]\nbase: npid\n")
+    (tmp_path / "records").mkdir()
+    with pytest.raises(UserError, match=r"not scored yet|no records|holds no"):
+        run_suite(str(path), [f"work={tmp_path / 'work'}", f"records={tmp_path / 'records'}"], stub)
+    assert len(kept(tmp_path)["steps"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("methods: [npid, foo]", "row 'foo' of suite own: method=foo is not known"),
+        ("variants: {a: {}, b: {sgcl.raduis: 3}}", "row 'b' of suite own: unknown setting 'sgcl.raduis'"),
+        ("variants: {a: {}, b: {sgcl.bank: fp16}}", "row 'b' of suite own: sgcl.bank=fp16 is not known"),
+    ],
+)
+def test_a_mistake_in_the_last_row_is_told_before_the_first_trains(tmp_path, monkeypatch, capsys, text, words):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"{text}\n")
+    monkeypatch.setattr("benchmarks.run.run_suite", lambda *_: pytest.fail("a run was started"))
+    assert main(["run", str(path), f"work={tmp_path / 'work'}"]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1

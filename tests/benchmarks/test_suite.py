@@ -119,6 +119,12 @@ def test_variants_are_runs_with_a_name_of_their_own(tmp_path):
     assert "method=sgcl" not in rival
 
 
+def test_names_that_fold_to_one_stay_two_runs_when_their_settings_differ(tmp_path):
+    path = tmp_path / "parts.yaml"
+    path.write_text("variants: {A b: {sgcl.radius: 2}, a-b: {sgcl.radius: 3}}\n")
+    assert len(pretrain_commands(*load_suite(str(path), []))) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -127,6 +133,13 @@ def test_variants_are_runs_with_a_name_of_their_own(tmp_path):
         ("variants: [a]", "variants must hold"),
         ("methods: [npid, sgcl]\nvariants: {a: {}}", "must name one method"),
         ("base: b\nvariants: {a: {}}", "base=b is no row"),
+        ("variants:\n  a: {sgcl.radius: 2}\n  a: {sgcl.radius: 3}", "'a' stands there twice"),
+        ("seeds: [0]\nseeds: [1]", "'seeds' stands there twice"),
+        ("variants: {A b: {sgcl.radius: 2}, a-b: {sgcl.radius: 2}}", "rows 'A b' and 'a-b' .* the same settings"),
+        ("variants: {'': {}}", "a row without a name"),
+        ("variants: {a: {name: b}}", "variants.a sets 'name'"),
+        ("seeds: [-1]", r"seeds=\[-1\] does not fit"),
+        ("trials: 0", "trials=0 is too small"),
     ],
 )
 def test_broken_variants_are_refused(tmp_path, text, words):

@@ -44,7 +44,7 @@ def test_every_setting_says_what_it_means_and_every_null_what_it_does():
 def test_no_meaning_is_of_a_setting_that_is_not():
     said = load_yaml(CONFIGS / "meanings.yaml")
     options = {field.name for name in methods.METHODS for field in dataclasses.fields(methods.find(name).Options)}
-    assert set(said.pop("method")) <= options
+    assert set(said.pop("options")) <= options
     assert all(
         OmegaConf.select(load([]), key, throw_on_missing=True) is not None or "null:" in said[key] for key in said
     )

@@ -168,3 +168,11 @@ def test_aliases_are_refused_before_they_grow(tmp_path):
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"bomb\.yaml cannot be read as YAML settings \(the alias \*a is not taken"):
         load_yaml(tmp_path / "bomb.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2\n", "g: {b: 1, b: 1}\n"])
+def test_a_key_that_stands_twice_is_refused(tmp_path, text):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="stands there twice"):
+        load_yaml(path)

@@ -114,5 +114,5 @@ def test_the_head_starts_anew_with_every_clustering_alike_on_every_rank(facts):
 
 def test_counts_shrink_with_the_cohort_and_impossible_options_are_refused(facts):
     assert make(facts).resolved() == {"clusters": 10, "components": 10, "collecting_epochs": 1}
-    with pytest.raises(UserError, match="at least 2 clusters"):
+    with pytest.raises(UserError, match="clusters=1 is too small: give 2"):
         DeepCluster.check(DeepClusterOptions(clusters=1))

@@ -55,7 +55,7 @@ def test_it_has_one_global_bank_and_one_a_quadrant_and_writes_them_all(facts):
         assert sorted((bank.rows != before[name]).any(1).nonzero().flatten().tolist()) == sorted(IDS.tolist())
 
 
-@pytest.mark.parametrize(("wrong", "words"), [({"global_weight": -0.1}, "0 or more"), ({"neck": "deep"}, "choose mlp"),
+@pytest.mark.parametrize(("wrong", "words"), [({"global_weight": -0.1}, "give a number from 0"), ({"neck": "deep"}, "choose one of mlp, linear"),
                                               ({"global_weight": 0.0, "local_weight": 0.0}, "not both 0")])  # fmt: skip
 def test_impossible_options_are_refused(wrong, words):
     with pytest.raises(UserError, match=words):

@@ -65,7 +65,7 @@ def test_both_terms_equal_a_plain_sum(facts):
     torch.testing.assert_close(step.writes["global"], q)
 
 
-@pytest.mark.parametrize(("wrong", "words"), [({"jigsaw_weight": -1.0}, "0 or more"), ({"neck": "deep"}, "choose mlp"),
+@pytest.mark.parametrize(("wrong", "words"), [({"jigsaw_weight": -1.0}, "give a number from 0"), ({"neck": "deep"}, "choose one of mlp, linear"),
                                               ({"global_weight": 0.0, "jigsaw_weight": 0.0}, "not both 0")])  # fmt: skip
 def test_impossible_options_are_refused(wrong, words):
     with pytest.raises(UserError, match=words):

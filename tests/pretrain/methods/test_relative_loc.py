@@ -71,5 +71,5 @@ def test_a_silent_head_costs_log_8(facts):
 def test_the_neck_is_twice_as_wide_as_the_features_and_nothing_is_remembered(facts):
     assert RelativeLoc(RelativeLocOptions(), facts, "resnet18", VIEWS).head.in_features == 1024
     assert make(facts).memory() == {}
-    with pytest.raises(UserError, match="give 1 or more, or null"):
+    with pytest.raises(UserError, match=r"relative_loc\.hidden=0 does not fit"):
         RelativeLoc.check(RelativeLocOptions(hidden=0))

@@ -318,7 +318,10 @@ def test_mining_follows_its_law(facts):
     [
         ({"mining": "soft"}, "sgcl.mining=soft is not known"),
         ({"mining": "hardest", "form": "sampled"}, "sgcl.mining=hardest needs"),
-        ({"discrimination": False, "spatial": False, "semantic": False, "inner": False}, "sgcl needs one of"),
+        (
+            {"discrimination": False, "spatial": False, "semantic": False, "inner": False},
+            "sgcl.semantic, sgcl.inner are all false",
+        ),
     ],
 )
 def test_parts_that_cannot_be_are_refused(options, words):
