@@ -16,12 +16,12 @@ from pretrain import checkpoint, methods, pages
 from pretrain.audit import page, sets
 from pretrain.audit.numbers import DIGITS, Cohort, agreement, cross_slide, histogram, per_class, quantiles
 from pretrain.backbones import FEATURE_DIMS
-from pretrain.config import Config, TrainSettings
 from pretrain.distributed import World
 from pretrain.methods.base import Method
 from pretrain.methods.npid import NPID
 from pretrain.randomness import uniform
 from pretrain.runs import Run, list_runs
+from pretrain.schema import Config, TrainSettings
 from pretrain.tiles import TileStore
 from pretrain.views import ViewSettings
 from results.errors import UserError
