@@ -1,11 +1,13 @@
 """Export: backbone.safetensors with torchvision names, card.json, and the run's SUMMARY.md."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import save_file
 
 from pretrain import backbones, checkpoint
@@ -48,7 +50,13 @@ def export(run: Run) -> Path:
     tensors = {name[len(PREFIX) :]: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"made_by": MADE_BY})  # one key: safetensors writes several in any order
-        card = make_card(run, progress, file_digest(temporary))
+        try:
+            card = make_card(run, progress, file_digest(temporary))
+        except OmegaConfBaseException as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"{run.root}/config.yaml does not say what a run's must ({reason}): restore it, nothing was exported."
+            ) from error
     write_json(card_path, card)
     summary = describe(run, card, progress, TileStore(Path(run.info["store"])).failed)
     with replacing(run.root / "SUMMARY.md") as temporary:
@@ -72,6 +80,16 @@ def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]
     store = TileStore(Path(run.info["store"]))
     summary = store.summary
     rehearsal = bool(summary["rehearsal"])
+    same = store.digest == run.info["store_digest"]
+    if not same:
+        print(
+            f"warning: {store.root} holds other tiles than {run.root.name} was trained on, so its card does not say which slides "
+            "were seen, and scores will be marked unknown.",
+            file=sys.stderr,
+        )
+    slides = (
+        sum(s["status"] == "done" for s in summary["slides"].values()) if summary.get("known_slides", True) else None
+    )
     return {
         "schema": SCHEMA,
         "name": config.name or run.info.get("label", config.method),
@@ -96,12 +114,10 @@ def make_card(run: Run, progress: dict[str, Any], digest: str) -> dict[str, Any]
         "data": {
             "cohort": summary["cohort"],
             "store_digest": run.info["store_digest"],
-            "decoder": store.decoder,
-            "seen": store.origins(),
-            "tiles": summary["tiles"],
-            "slides": sum(s["status"] == "done" for s in summary["slides"].values())
-            if summary.get("known_slides", True)
-            else None,
+            "decoder": store.decoder if same else None,
+            "seen": store.origins() if same else None,
+            "tiles": summary["tiles"] if same else None,
+            "slides": slides if same else None,
             "rehearsal": rehearsal,
         },
         "git_revision": run.info["git_revision"],
@@ -119,7 +135,7 @@ def describe(run: Run, card: dict[str, Any], progress: dict[str, Any], failed: S
         f"# {card['name']} on {data['cohort']}" + (" (rehearsal: synthetic slides)" if data["rehearsal"] else ""),
         "",
         f"- state: {'trained' if card['finished'] else 'stopped early'}, {card['epochs']} epochs, {card['step']} steps, {card['tiles_seen']} tiles seen",
-        f"- data: {data['tiles']} tiles of {'unknown' if data['slides'] is None else data['slides']} slides, store {data['store_digest'][:12]}, {card['input']['tile']} px at {card['input']['mpp'] or 'unknown'} um/px",
+        f"- data: {'unknown' if data['tiles'] is None else data['tiles']} tiles of {'unknown' if data['slides'] is None else data['slides']} slides, store {data['store_digest'][:12]}, {card['input']['tile']} px at {card['input']['mpp'] or 'unknown'} um/px",
         *([f"- left out: {len(failed)} slide(s) could not be tiled"] if failed else []),
         *(f"  - {name}: {reason}" for name, reason in failed[:MOST_NAMED]),
         *([f"  - and {len(failed) - MOST_NAMED} more, in store.json of the store"] if len(failed) > MOST_NAMED else []),

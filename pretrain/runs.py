@@ -66,9 +66,14 @@ def read_info(root: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: restore the file or move that run folder away.") from error
     told = ("state", "settings_digest", "store", "store_digest")
-    if not isinstance(info, dict) or not all(isinstance(info.get(name), str) for name in told):
+    kinds = {"label": str, "resolved": dict}
+    if (
+        not isinstance(info, dict)
+        or not all(isinstance(info.get(name), str) for name in told)
+        or not all(isinstance(info.get(name, kind()), kind) for name, kind in kinds.items())
+    ):
         raise UserError(
-            f"{path} is damaged, it lacks what a run states: restore the file or move that run folder away."
+            f"{path} is damaged, it lacks or mistakes what a run states: restore the file or move that run folder away."
         )
     return info
 

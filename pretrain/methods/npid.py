@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain import methods
 from pretrain.backbones import mlp_neck
 from pretrain.bank import check_momentum
 from pretrain.losses import info_nce
 from pretrain.methods.base import Facts, Method, Step, full_precision
+from pretrain.options import check_options
 from pretrain.randomness import generator
 from pretrain.views import View, ViewSettings, global_view
 
@@ -46,7 +48,8 @@ class NPID(Method):
 
     def __init__(self, options: NPIDOptions, facts: Facts, backbone: str, views: ViewSettings):
         super().__init__(options, facts, backbone, views)
-        NPID.check(options)
+        check_options(methods.name_of(type(self)), options)
+        check_momentum(self.key("momentum"), options.momentum)
         self.neck = NECKS[options.neck](self.dimension, options.dimension)
         self.negatives = min(options.negatives, facts.tiles)
         self.remember_rows("global", options.dimension)
