@@ -105,11 +105,15 @@ class TileStore:
         return self.summary["tiles"]
 
     def origins(self) -> dict[str, list[str]]:
-        """Return the names of the `slides`, `patients` and `hospitals` that have tiles, sorted; what is unknown is left out."""
+        """Return the names of the `slides`, `patients` and `hospitals` that have tiles, and the sha256 (`digests`) of the slides' files.
+
+        Sorted; what is unknown is left out.
+        """
         if not self.has_slides:
-            return {"slides": [], "patients": [], "hospitals": []}
+            return {"slides": [], "patients": [], "hospitals": [], "digests": []}
         first = np.unique(self.slide_codes, return_index=True)[1]
-        known = {f"{key}s": sorted(set(self.index[key][first].astype(str)) - {""}) for key in ("patient", "hospital")}
+        columns = {"patients": "patient", "hospitals": "hospital", "digests": "slide_digest"}
+        known = {key: sorted(set(self.index[column][first].astype(str)) - {""}) for key, column in columns.items()}
         return {"slides": list(self.slide_names), **known}
 
     def __reduce__(self) -> tuple[type["TileStore"], tuple[Path]]:

@@ -1,7 +1,8 @@
 """What an encoder's pretraining may have seen of the slides that a task tests on.
 
-A card lists the slides, patients and hospitals of its pretraining tiles; a task knows those of its test part. Names are brought to
-one form first, since one slide is called `TCGA-A1-A0SP-01Z-00-DX1.<uuid>` by its archive and `TCGA-A1-A0SP-DX1` by two data sets.
+A card lists the slides, patients and hospitals of its pretraining tiles, and the sha256 of the slides' files; a task knows those of its
+test part. Names are brought to one form first, since one slide is called `TCGA-A1-A0SP-01Z-00-DX1.<uuid>` by its archive and
+`TCGA-A1-A0SP-DX1` by two data sets. The sums find a slide that goes by another name.
 """
 
 import re
@@ -23,14 +24,21 @@ CAMELYON = re.compile(
 
 @dataclass(frozen=True)
 class Origins:
-    """Slides, patients and hospitals by names that compare across archives; an empty set means not known."""
+    """Slides, patients and hospitals by names that compare across archives; an empty set means not known. `digests`: of slides' files."""
 
     slides: frozenset[str]
     patients: frozenset[str]
     hospitals: frozenset[str]
+    digests: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, slides: Iterable[str], patients: Iterable[str] = (), hospitals: Iterable[str] = ()) -> Self:
+    def of(
+        cls,
+        slides: Iterable[str],
+        patients: Iterable[str] = (),
+        hospitals: Iterable[str] = (),
+        digests: Iterable[str] = (),
+    ) -> Self:
         """Bring names to one form; what a barcode tells of patient and hospital is used where names are not given."""
         slides = {str(name) for name in slides if name}
         found = {name: BARCODE.match(name) for name in slides}
@@ -40,6 +48,7 @@ class Origins:
             frozenset(_slide(name, match) for name, match in found.items()),
             frozenset(_patient(name) for name in told_patients | {name for name, match in found.items() if match}),
             frozenset(told_hospitals | {match["site"] for match in found.values() if match}),
+            frozenset(str(digest) for digest in digests if digest),
         )
 
 
@@ -65,9 +74,12 @@ def _patient(name: str) -> str:
 def overlap(seen: Origins, tested: Origins) -> str:
     """Return the worst level at which two sets of slides meet, `clean` where they do at none, `unknown` where names are missing.
 
+    One file under two names is the same slide; other files may be the same slide still, saved anew, and go by their names.
     Hospitals of one code in different archives count as the same one. A side without patient names cannot be cleared of a shared
     patient, nor one without hospitals of a shared hospital.
     """
+    if seen.digests & tested.digests:
+        return LEVELS[0]
     pairs = ((seen.slides, tested.slides), (seen.patients, tested.patients), (seen.hospitals, tested.hospitals))
     for level, (one, other) in zip(LEVELS, pairs, strict=True):
         if one & other:
@@ -95,7 +107,7 @@ def mark(card: Mapping[str, Any] | None, kind: str, task: Any, trial: int) -> st
     seen = data.get("seen")
     if not seen or tested is None:
         return "unknown"
-    return overlap(Origins.of(seen["slides"], seen["patients"], seen["hospitals"]), tested)
+    return overlap(Origins.of(seen["slides"], seen["patients"], seen["hospitals"], seen.get("digests", ())), tested)
 
 
 def origins_of(images: Sequence[Any], rows: Iterable[int]) -> Origins:

@@ -1,5 +1,7 @@
 """What counts as having been seen: slides, patients and hospitals under the names of several archives."""
 
+import csv
+
 import pytest
 from transfer_toys import write_export
 
@@ -33,6 +35,13 @@ def test_a_field_of_view_is_held_against_what_was_seen(seen, found):
     assert overlap(seen, tested) == overlap(tested, seen) == found
 
 
+def test_one_file_under_two_names_is_the_same_slide():
+    seen = Origins.of(["A"], ["P1"], ["H1"], ["d1", "d2"])
+    assert overlap(seen, Origins.of(["X"], ["P71"], ["H71"], ["d2"])) == "same slide"
+    assert overlap(seen, Origins.of(["X"], ["P71"], ["H71"], ["d3"])) == "clean"
+    assert overlap(seen, Origins.of(["X"], ["P71"], ["H71"], [""])) == "clean"
+
+
 def test_barcodes_tell_slide_patient_and_hospital():
     found = Origins.of([ARCHIVE, "RHSL-H2-0005-DX1"])
     assert found.slides == {"TCGA-A1-A0SP-DX1", "RHSL-H2-0005-DX1"}
@@ -51,6 +60,27 @@ def test_synthetic_cohorts_of_other_seeds_are_other_slides_patients_and_hospital
 def test_other_names_stay_as_they_are():
     found = Origins.of(["tumor_001"], ["case 4"], ["UMCU"])
     assert (found.slides, found.patients, found.hospitals) == ({"tumor_001"}, {"case 4"}, {"UMCU"})
+
+
+@pytest.mark.slow
+def test_a_slide_tiled_again_under_another_name_is_marked(tmp_path):
+    generate(tmp_path / "s0", 0, 3, 1024)
+    with open(tmp_path / "s0" / "cohort.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    renamed = tmp_path / "s0" / "renamed.csv"
+    with open(renamed, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(
+            {**row, "slide": f"case {i}", "patient": f"P{i}", "hospital": "elsewhere"} for i, row in enumerate(rows)
+        )
+    one, other = (
+        tile_cohort(open_cohort(path), Tiling(tile=64), tmp_path, workers=0, progress=False).origins()
+        for path in (tmp_path / "s0", renamed)
+    )
+    assert not set(one["slides"]) & set(other["slides"])
+    assert one["digests"] == other["digests"]
+    assert overlap(Origins.of(*one.values()), Origins.of(*other.values())) == "same slide"
 
 
 @pytest.mark.slow

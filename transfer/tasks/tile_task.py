@@ -97,9 +97,8 @@ class TileTask:
         if index is None or "slide" not in index:
             return None
         rows = self.tiles[self.splits[trial].test]
-        return Origins.of(
-            *(np.unique(np.asarray(index[key])[rows].astype(str)) for key in ("slide", "patient", "hospital"))
-        )
+        keys = [key for key in ("slide", "patient", "hospital", "slide_digest") if key in index]
+        return Origins.of(*(np.unique(np.asarray(index[key])[rows].astype(str)) for key in keys))
 
     def trial_notes(self, trial: int) -> tuple[str, ...]:
         """Say which classes a trial has nothing to learn from, or nothing to choose by: its scores are low for that reason."""
