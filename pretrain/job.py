@@ -18,7 +18,7 @@ from results.errors import UserError
 from results.settings import split_overrides
 
 STEPS = ("tile", "train", "export")
-SOME_FAILED, STOPPED = 3, 128 + signal.SIGTERM
+SOME_FAILED = 3
 
 
 def run(arguments: list[str]) -> int:
@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
     status = train(config, store, settings) or status
     if status not in (0, SOME_FAILED):
         return status
-    status = export(find_run(config, store), config) or status
+    status = export(find_run(config, store, count_processes(config)), config) or status
     if store.failed:
         names = ", ".join(name for name, _ in store.failed[:10]) + (", ..." if len(store.failed) > 10 else "")
         print(
@@ -80,17 +80,13 @@ def run(arguments: list[str]) -> int:
 
 def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:
     """Train in this process, or in one process per GPU (or `train.processes`) under torchrun."""
-    import torch
-
     from pretrain import loop
 
-    found = find_run(config, store)
+    count = count_processes(config)
+    found = find_run(config, store, count)
     if found is not None and found.finished:
         print(f"train: {found.root} is trained already")
         return 0
-    count = config.train.processes
-    if count is None:
-        count = max(1, torch.cuda.device_count()) if distributed.pick_device(config.device).type == "cuda" else 1
     loop.count_steps(config, store, count)
     if count == 1:
         return train_here(config)
@@ -110,6 +106,15 @@ def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:
     return launch(command)
 
 
+def count_processes(config: DictConfig) -> int:
+    """Return how many processes train: `train.processes`, else one a GPU, else one."""
+    import torch
+
+    if config.train.processes is not None:
+        return config.train.processes
+    return max(1, torch.cuda.device_count()) if distributed.pick_device(config.device).type == "cuda" else 1
+
+
 def launch(command: list[str]) -> int:
     """Start a command, hand SIGTERM and SIGINT on to it, and return an exit status of ours."""
     environment = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))} | os.environ
@@ -127,7 +132,7 @@ def launch(command: list[str]) -> int:
         for number, previous in old.items():
             signal.signal(number, previous)
     if stopped:
-        return STOPPED
+        return 128 + stopped[0]
     return status if status in (0, 2) else 1
 
 
@@ -150,6 +155,8 @@ def train_here(config: DictConfig) -> int:
             raise name
         run = Run(Path(config.work) / "runs" / name)
         if run.finished:
+            if world.rank == 0:
+                print(f"train: {run.root} is trained already")
             return 0
         if world.rank:
             loop.train(config, store, run, world)
@@ -157,10 +164,10 @@ def train_here(config: DictConfig) -> int:
             with run.lock():
                 loop.train(config, store, run, world)
         return 0
-    except loop.Stopped:
+    except loop.Stopped as stop:
         if world.rank == 0:
             print("stopped: a checkpoint is saved; the same command goes on from here.", file=sys.stderr)
-        return STOPPED
+        return 128 + stop.number
     except UserError:
         if world.rank:
             return 2

@@ -32,7 +32,11 @@ STOP, SAVE = 2, 1
 
 
 class Stopped(Exception):
-    """Training ended early on SIGTERM or SIGINT, after a checkpoint."""
+    """Training ended early on a signal, after a checkpoint. `number` is the signal's, SIGTERM where another rank had it."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number or int(signal.SIGTERM)
 
 
 class Batches(Dataset):
@@ -115,7 +119,7 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
                 counted = settings.checkpoint_steps is not None and progress.step % settings.checkpoint_steps == 0
                 late = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
                 ask = world.size == 1 or device.type == "cpu" or progress.step % 10 == 0
-                wish = world.max(STOP if stop.flag else SAVE if late else 0) if ask else 0
+                wish = world.max(STOP if stop.number else SAVE if late else 0) if ask else 0
                 if last:
                     progress.epoch, progress.batch = epoch + 1, 0
                     log.epoch_end(store)
@@ -125,7 +129,7 @@ def train(config: DictConfig, store: Any, run: Run, world: World) -> Progress:
                     saved_at = time.monotonic()
                 if wish == STOP and progress.epoch < settings.epochs:
                     log.close()
-                    raise Stopped
+                    raise Stopped(stop.number)
     log.close()
     if world.rank == 0:
         run.update(state="trained", resolved=method.resolved(), label=method.label, **vars(progress))
@@ -254,17 +258,17 @@ def require_finite(loss: Tensor, progress: Progress, lr: float) -> None:
         )
 
 
-class _Flag:
-    flag = False
+class _Asked:
+    number = 0
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[_Flag]:
-    """Raise a flag on SIGTERM and SIGINT instead of dying; the old handlers come back afterwards."""
-    stop = _Flag()
+def stop_signals() -> Iterator[_Asked]:
+    """Note SIGTERM and SIGINT by their number instead of dying; the old handlers come back afterwards."""
+    stop = _Asked()
 
-    def handler(*_: Any) -> None:
-        stop.flag = True
+    def handler(number: int, _: Any) -> None:
+        stop.number = number
 
     old = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

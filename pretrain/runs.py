@@ -70,6 +70,7 @@ def read_info(root: Path) -> dict[str, Any]:
     if (
         not isinstance(info, dict)
         or not all(isinstance(info.get(name), str) for name in told)
+        or type(info.get("processes")) is not int
         or not all(isinstance(info.get(name, kind()), kind) for name, kind in kinds.items())
     ):
         raise UserError(
@@ -85,11 +86,16 @@ def list_runs(work: Path) -> list[Path]:
     )
 
 
-def find_run(config: DictConfig, store: Any) -> Run | None:
+def find_run(config: DictConfig, store: Any, processes: int | None = None) -> Run | None:
     """Return the run of these settings and this store, if one was begun.
 
+    Args:
+        config: the settings.
+        store: the tiles.
+        processes: how many train, on which batches and steps depend; None takes a run of any number.
+
     Raises:
-        UserError: when `run=NAME` names a run of other settings or another tile store.
+        UserError: when `run=NAME` names a run of other settings, of another tile store or of another number of processes.
     """
     work, digest = Path(config.work), settings_digest(config, store.digest)
     if config.run is not None:
@@ -101,6 +107,11 @@ def find_run(config: DictConfig, store: Any) -> Run | None:
             raise UserError(
                 f"run={config.run} exists with other settings or another tile store ({root}/config.yaml): choose another name."
             )
+        if processes not in (None, run.info["processes"]):
+            raise UserError(
+                f"run={config.run} was begun with {run.info['processes']} process(es), not {processes}, and its batches and steps "
+                f"depend on it: give train.processes={run.info['processes']} or choose another name."
+            )
         return run
     for root in reversed(list_runs(work)):
         try:
@@ -108,16 +119,23 @@ def find_run(config: DictConfig, store: Any) -> Run | None:
         except UserError as error:
             print(f"warning: left aside: {error}", file=sys.stderr)
             continue
-        if run.info["settings_digest"] == digest:
+        if run.info["settings_digest"] == digest and processes in (None, run.info["processes"]):
             return run
     return None
 
 
 def open_run(config: DictConfig, store: Any, processes: int) -> Run:
     """Return the run of these settings and this store, or begin one."""
-    found = find_run(config, store)
+    found = find_run(config, store, processes)
     if found is not None:
         return found
+    other = None if config.run else find_run(config, store)
+    if other is not None:
+        print(
+            f"note: a new run with {processes} process(es); {other.root.name} has the same settings and {other.info['processes']}, "
+            "and batches and steps depend on it.",
+            file=sys.stderr,
+        )
     name = config.run or _fresh_name(config, store)
     if not re.fullmatch(r"[\w.()+-]+", name) or name.startswith("."):
         raise UserError(f"run={name} cannot be a folder name: use letters, digits, '.', '_' and '-'.")

@@ -236,3 +236,23 @@ def test_a_damaged_checkpoint_is_named(whole, tmp_path):
     done = job(work, "cohort=rehearsal", status=2)
     assert "is damaged" in done.stderr
     assert "step-" in done.stderr
+
+
+def test_another_number_of_processes_is_another_run(whole, tmp_path):
+    """Its batches and steps differ: it is not taken for done, not gone on with, and not begun over a named one."""
+    work = copied(whole, tmp_path / "work")
+    first = [sys.executable, "-m", "pretrain", *SETTINGS, f"work={work}", "train.processes=2", "train.batch_size=16"]
+    child = subprocess.Popen(first, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    for line in child.stdout:
+        if " step 2/" in line:
+            break
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=120)
+    assert child.returncode == 130
+    two = only_run(work)
+    done = job(work, f"run={two.name}", "train.batch_size=16", status=2)
+    assert "was begun with 2 process(es), not 1" in done.stderr
+    done = job(work, "train.batch_size=16")
+    assert f"{two.name} has the same settings and 2" in done.stderr
+    infos = [json.loads(path.read_text()) for path in (work / "runs").glob("*/run.json")]
+    assert sorted((info["processes"], info["state"]) for info in infos) == [(1, "trained"), (2, "begun")]
