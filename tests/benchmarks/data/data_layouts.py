@@ -232,5 +232,6 @@ def write_pcam(root):
         for key, shape in pcam.SHAPES.items():
             labels = (np.arange(count) % 2).reshape(count, *shape) if key == "y" else None
             hdf5(root / f"{pcam.PREFIX}{split}_{key}.h5", key, (count, *shape), labels)
-        rows = ((n, n, n, "True", "False", f"camelyon_train_tumor_{n % 50:03d}") for n in range(count))
+        first = 50 * list(pcam.COUNTS).index(split)
+        rows = ((n, n, n, "True", "False", f"camelyon16_train_tumor_{first + n % 50:03d}") for n in range(count))
         write_table(root / f"{pcam.PREFIX}{split}_meta.csv", ("", *pcam.META), rows)
