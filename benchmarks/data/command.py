@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,9 +84,7 @@ def command(arguments: list[str]) -> int:
     if action == "download":
         return download(data_set, home, tuple(settings.only or ()))
     if not home.is_dir():
-        raise UserError(
-            f"{home} is not there: give root=, or fetch it with 'python -m benchmarks data download {data_set.name}'."
-        )
+        raise UserError(f"{home} is not there: give root=, or fetch it with: {_typed('download', data_set, home)}")
     if action == "prepare":
         return _prepare(data_set, home)
     return _verify(data_set, home, settings)
@@ -133,7 +132,12 @@ def status_lines(data_set: DataSet, root: Path) -> list[str]:
 
 def _next(data_set: DataSet, home: Path, found: int, expected: int, is_packed: bool) -> str:
     step = "verify" if found >= expected else "prepare" if is_packed else "download"
-    return f"python -m benchmarks data {step} {data_set.name} root={home}"
+    return _typed(step, data_set, home)
+
+
+def _typed(step: str, data_set: DataSet, home: Path) -> str:
+    """Return a command as a shell takes it, whatever the path holds."""
+    return shlex.join(["python", "-m", "benchmarks", "data", step, data_set.name, f"root={home}"])
 
 
 def _bytes(size: int) -> str:
@@ -148,6 +152,7 @@ def download(data_set: DataSet, home: Path, only: tuple[str, ...] = (), net: Net
     net = net or Net()
     if not data_set.sources and data_set.listing is None:
         net.tell(f"{data_set.name} cannot be fetched by a program. {data_set.by_hand.format(home=home)}")
+        net.tell(f"then run: {_typed('prepare', data_set, home)}")
         return SOME_FAILED
     net.tell(f"{data_set.name}: {data_set.licence}; cite {data_set.cite}")
     sources = _wanted(data_set, home, only, net)
@@ -164,9 +169,8 @@ def download(data_set: DataSet, home: Path, only: tuple[str, ...] = (), net: Net
     if failed:
         net.tell(f"{len(failed)} of {len(sources)} files did not come: {', '.join(failed[:5])}; repeat the command.")
         return SOME_FAILED
-    net.tell(
-        f"{len(sources)} files are in {home}; next: python -m benchmarks data {'prepare' if data_set.sources else 'verify'} {data_set.name} root={home}"
-    )
+    step = "prepare" if data_set.sources else "verify"
+    net.tell(f"{len(sources)} files are in {home}; next: {_typed(step, data_set, home)}")
     return 0
 
 
@@ -231,7 +235,7 @@ def _prepare(data_set: DataSet, home: Path) -> int:
     if not prepare(data_set, home):
         patterns = ", ".join(pattern for archive in data_set.archives for pattern in archive.patterns)
         raise UserError(f"{home} holds no archive of {data_set.name}: looked for {patterns}.")
-    print(f"next: python -m benchmarks data verify {data_set.name} root={home}")
+    print(f"next: {_typed('verify', data_set, home)}")
     return 0
 
 

@@ -237,7 +237,7 @@ DATA_SET = DataSet(
     by_hand=(
         "The files lie in a Google Drive folder, which only a browser can ask: open "
         "https://drive.google.com/drive/folders/1zqbdkQF8i5cEmZOGmbdQm-EP8dRYtvss, download 0_Public-data-Amgad2019_0.25MPP (Drive packs "
-        "it into one or several zip files), save all of them into {home}, then run 'python -m benchmarks data prepare bcss root={home}'."
+        "it into one or several zip files), save all of them into {home}."
     ),
     archives=(Archive(("0_Public-data-Amgad2019*.zip",), "", (*IMAGES, "masks", "meta"), 40_000_000_000, 20_000),),
     traps=(

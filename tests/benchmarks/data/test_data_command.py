@@ -1,6 +1,8 @@
 """The four commands as they are typed."""
 
+import gzip
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,25 @@ def test_status_tells_archives_and_stopped_downloads(tmp_path, capsys):
     assert "archive: NCT-CRC-HE-100K.zip, 2.0 MB" in told
     assert "stopped download: .NCT-CRC-HE-100K-NONORM.zip.part, 3.0 MB" in told
     assert f"next: python -m benchmarks data prepare nct-crc-he root={home}" in told
+
+
+@pytest.mark.parametrize("folder", ["pcam", "it's (2) my $HOME, data"])
+def test_commands_that_are_told_can_be_pasted(tmp_path, capsys, folder):
+    root = tmp_path / "with a space" / folder
+    home = root if folder == "pcam" else root / "pcam"
+    home.mkdir(parents=True)
+    asked = []
+    command(["status", "pcam", f"root={root}"])
+    asked.append(shlex.split(capsys.readouterr().out.rpartition("next: ")[2]))
+    archive = home / "camelyonpatch_level_2_split_valid_y.h5.gz"
+    archive.write_bytes(gzip.compress(b"x"))
+    command(["prepare", "pcam", f"root={root}"])
+    asked.append(shlex.split(capsys.readouterr().out.rpartition("next: ")[2]))
+    home.rename(tmp_path / "away")
+    assert main(["data", "verify", "pcam", f"root={root}"]) == 2
+    asked.append(shlex.split(capsys.readouterr().err.rpartition("fetch it with: ")[2]))
+    for step, words in zip(("download", "verify", "download"), asked, strict=True):
+        assert words == ["python", "-m", "benchmarks", "data", step, "pcam", f"root={home}"]
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ def test_lists_that_climb_are_refused(line, tmp_path):
 def test_what_only_a_person_can_fetch_is_said_in_steps(name, tmp_path, net, told):
     assert download(load(name), tmp_path / name, (), net) == 3
     assert "drive.google.com" in told[0]
-    assert f"data prepare {name} root={tmp_path / name}" in told[0]
+    assert told[1] == f"then run: python -m benchmarks data prepare {name} root={tmp_path / name}"
     assert not (tmp_path / name).exists()
 
 
