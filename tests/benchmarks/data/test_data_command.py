@@ -12,6 +12,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.data.command import command
 from benchmarks.data.dataset import SETS, known, load
+from benchmarks.data.sets.pcam import FILES
 
 ROOT = Path(__file__).parents[3]
 NAMES = ["bcss", "camelyon16", "crc-val-he-7k", "nct-crc-he", "nct-crc-he-nonorm", "nucls", "pcam"]
@@ -78,6 +79,23 @@ def test_mistakes_are_one_sentence(arguments, text, capsys):
     told = capsys.readouterr().err
     assert re.search(text, told)
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("action", ["status", "download", "prepare", "verify"])
+@pytest.mark.parametrize("inner", [".", "pcam"])
+def test_a_file_is_no_folder(action, inner, tmp_path, capsys):
+    path = tmp_path / "file" if inner == "." else tmp_path / inner
+    path.write_bytes(b"x")
+    root = path if inner == "." or action == "status" else tmp_path
+    assert main(["data", action, "pcam", f"root={root}"]) == 2
+    assert f"{path} is a file, not a folder" in capsys.readouterr().err
+
+
+def test_status_says_that_sizes_do_not_fit(tmp_path, capsys):
+    for name in FILES:
+        (tmp_path / name).write_bytes(b"x" * 100_000)
+    command(["status", "pcam", f"root={tmp_path}"])
+    assert "complete by count, but the sizes do not fit: 0.9 MB where about 17.1 GB belong" in capsys.readouterr().out
 
 
 def test_prepare_without_archives(tmp_path, capsys):
