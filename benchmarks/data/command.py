@@ -3,23 +3,27 @@
 import fnmatch
 import hashlib
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from omegaconf import OmegaConf
 
 from benchmarks.data.dataset import DataSet, Source, bytes_of, files_below, known, load
-from benchmarks.data.fetch import Net, fetch
+from benchmarks.data.fetch import Net, Unresolved, fetch
 from benchmarks.data.prepare import prepare
 from benchmarks.data.report import Report, Unreadable
+from benchmarks.data.tables import some
 from results.errors import UserError
 from results.settings import compose, split_overrides
 
 SOME_FAILED = 3
 MOST_LISTED = 100_000
+LEAST_SHARE = 4
+"""A whole data set has a quarter of its stated size or more: archives may be gone, one variant of several may be there."""
 
 HELP = """python -m benchmarks data status   [NAME] root=data       what is there, what is missing, licence, whom to cite
 python -m benchmarks data download NAME root=data         only what is asked for; a stopped one goes on when it is repeated
@@ -33,8 +37,8 @@ python -m benchmarks data verify   NAME root=data         counts, classes, sizes
   out=FILE.json         verify: all that was found
   digests=true          verify: reads every byte as well; compares with the host's list, names files of the same content
 
-Exit status: 0 done, 2 mistake in input or settings, 3 something is wrong with the data, or only a person can fetch it,
-130 or 143 stopped.
+Exit status: 0 done, 2 mistake in input or settings, 3 something is wrong with the data, files did not come, or only a
+person can fetch it, 130 or 143 stopped.
 """
 
 
@@ -74,21 +78,26 @@ def command(arguments: list[str]) -> int:
         raise UserError(f"show={settings.show} does not fit: give 0 or more.")
     if settings.out and Path(settings.out).is_dir():
         raise UserError(f"out={settings.out} is a folder: name a file, such as {settings.out}/report.json.")
+    _check_folder(Path(settings.root))
     if action == "status":
         return _status([load(name) for name in names or known()], Path(settings.root))
     if len(names) != 1:
         raise UserError(f"'data {action}' takes one data set: name one of {', '.join(known())}.")
     data_set = load(names[0])
     home = data_set.home_in(Path(settings.root))
+    _check_folder(home)
     if action == "download":
         return download(data_set, home, tuple(settings.only or ()))
     if not home.is_dir():
-        raise UserError(
-            f"{home} is not there: give root=, or fetch it with 'python -m benchmarks data download {data_set.name}'."
-        )
+        raise UserError(f"{home} is not there: give root=, or fetch it with: {_typed('download', data_set, home)}")
     if action == "prepare":
         return _prepare(data_set, home)
     return _verify(data_set, home, settings)
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a folder: give root=, the folder of the data set or of several.")
 
 
 def _status(data_sets: list[DataSet], root: Path) -> int:
@@ -108,7 +117,10 @@ def status_lines(data_set: DataSet, root: Path) -> list[str]:
     ]
     packed = [path for path in packed if path.is_file()]
     stopped = sorted(home.rglob(".*.part")) if home.is_dir() and found < expected else []
+    on_disk = sum(bytes_of(entry) for _, entry in files_below(content)) if found else 0
     state = "complete by count" if found == expected else "not here" if not found else "in part"
+    if found == expected and on_disk * LEAST_SHARE < data_set.size:
+        state += f", but the sizes do not fit: {_bytes(on_disk)} where about {_bytes(data_set.size)} belong"
     missing = [
         f"{part.expected - part.found:,} of {part.expected:,} {part.name}"
         for part in parts
@@ -120,7 +132,7 @@ def status_lines(data_set: DataSet, root: Path) -> list[str]:
     lines = [f"{data_set.name}: {state}", f"  {data_set.title}", f"  folder: {home}"]
     if found:
         lines.append(f"  here: {', '.join(f'{part.found:,} {part.name}' for part in parts)}")
-        lines.append(f"  on disk: {_bytes(sum(bytes_of(entry) for _, entry in files_below(content)))}")
+        lines.append(f"  on disk: {_bytes(on_disk)}")
     lines += [f"  missing: {', '.join(missing)}"] * bool(missing) + [f"  too many: {', '.join(more)}"] * bool(more)
     lines += [f"  archive: {path.relative_to(home)}, {_bytes(path.stat().st_size)}" for path in packed]
     lines += [f"  stopped download: {path.relative_to(home)}, {_bytes(path.stat().st_size)}" for path in stopped]
@@ -133,7 +145,12 @@ def status_lines(data_set: DataSet, root: Path) -> list[str]:
 
 def _next(data_set: DataSet, home: Path, found: int, expected: int, is_packed: bool) -> str:
     step = "verify" if found >= expected else "prepare" if is_packed else "download"
-    return f"python -m benchmarks data {step} {data_set.name} root={home}"
+    return _typed(step, data_set, home)
+
+
+def _typed(step: str, data_set: DataSet, home: Path) -> str:
+    """Return a command as a shell takes it, whatever the path holds."""
+    return shlex.join(["python", "-m", "benchmarks", "data", step, data_set.name, f"root={home}"])
 
 
 def _bytes(size: int) -> str:
@@ -143,40 +160,57 @@ def _bytes(size: int) -> str:
 def download(data_set: DataSet, home: Path, only: tuple[str, ...] = (), net: Net | None = None) -> int:
     """Fetch the files of a data set, or say what a person has to do; returns the exit status.
 
-    A file that fails is named and the others still come, unless nothing would (no room).
+    A file that fails is named and the others still come, unless nothing would: no room, no list of the files, or a host whose
+    name could not be resolved for an earlier one.
     """
     net = net or Net()
     if not data_set.sources and data_set.listing is None:
         net.tell(f"{data_set.name} cannot be fetched by a program. {data_set.by_hand.format(home=home)}")
+        net.tell(f"then run: {_typed('prepare', data_set, home)}")
         return SOME_FAILED
     net.tell(f"{data_set.name}: {data_set.licence}; cite {data_set.cite}")
-    sources = _wanted(data_set, home, only, net)
+    listed = [data_set.listing.source] if data_set.listing else []
+    if _fetch_all(listed, home, net):
+        net.tell(f"the list of the files did not come: repeat the command, or fetch by hand from {data_set.home}")
+        return SOME_FAILED
+    sources = _wanted(data_set, home, only)
     home.mkdir(parents=True, exist_ok=True)
     if not only:
         _check_room(data_set, home)
-    failed = []
+    if failed := _fetch_all(sources, home, net):
+        count = f"{len(failed)} of {len(sources)} files did not come: {some(failed)}"
+        net.tell(f"{count}; repeat the command, or fetch by hand from {data_set.home}")
+        return SOME_FAILED
+    step = "prepare" if data_set.sources else "verify"
+    net.tell(f"{len(sources)} files are in {home}; next: {_typed(step, data_set, home)}")
+    return 0
+
+
+def _fetch_all(sources: list[Source], home: Path, net: Net) -> list[str]:
+    """Fetch files and return the paths of those that did not come; each is named, with its address."""
+    failed, unresolved = [], set()
     for source in sources:
+        host = urlsplit(source.url).hostname
         try:
+            if host in unresolved and not (home / source.path).exists():
+                raise UserError(
+                    f"{source.path} was not tried, as {host} cannot be reached: its address is {source.url}"
+                )
             fetch(source, home, net)
         except UserError as error:
             failed.append(source.path)
             net.tell(f"error: {error}")
-    if failed:
-        net.tell(f"{len(failed)} of {len(sources)} files did not come: {', '.join(failed[:5])}; repeat the command.")
-        return SOME_FAILED
-    net.tell(
-        f"{len(sources)} files are in {home}; next: python -m benchmarks data {'prepare' if data_set.sources else 'verify'} {data_set.name} root={home}"
-    )
-    return 0
+            if isinstance(error, Unresolved):
+                unresolved.add(host)
+    return failed
 
 
-def _wanted(data_set: DataSet, home: Path, only: tuple[str, ...], net: Net) -> list[Source]:
+def _wanted(data_set: DataSet, home: Path, only: tuple[str, ...]) -> list[Source]:
     if data_set.listing is None:
         sources = list(data_set.sources)
         chosen = [source for source in sources if not only or _matches(source.path, only)]
     else:
         listing = data_set.listing
-        fetch(listing.source, home, net)
         wanted = only or listing.only
         sums = read_sums(home / listing.source.path)
         sources = [Source(listing.base + quote(path), path, None, md5) for path, md5 in sums.items()]
@@ -231,7 +265,7 @@ def _prepare(data_set: DataSet, home: Path) -> int:
     if not prepare(data_set, home):
         patterns = ", ".join(pattern for archive in data_set.archives for pattern in archive.patterns)
         raise UserError(f"{home} holds no archive of {data_set.name}: looked for {patterns}.")
-    print(f"next: python -m benchmarks data verify {data_set.name} root={home}")
+    print(f"next: {_typed('verify', data_set, home)}")
     return 0
 
 

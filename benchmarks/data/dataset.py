@@ -88,7 +88,7 @@ class DataSet:
         parts: counts files without opening them; must work on an empty or missing folder.
         verify: opens headers and tables and writes what it finds to the report.
         sources, listing: what can be downloaded; neither where only a person can.
-        by_hand: what a person has to do, in exact steps.
+        by_hand: what a person has to do, in exact steps, up to the archives that `prepare` unpacks.
         archives: what `prepare` unpacks.
         traps: one sentence each, shown by `status`.
     """

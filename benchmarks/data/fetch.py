@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +32,10 @@ MOST_UNKNOWN = 1 << 30
 """Most bytes of a file whose length nobody stated."""
 
 WORTH_A_TRY = (408, 425, 429, 500, 502, 503, 504)
+
+
+class Unresolved(UserError):
+    """The host's name leads to no address, as without a network."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def fetch(source: Source, folder: Path, net: Net | None = None) -> bool:
     on there when the host still has the same file and can send the rest, and begins again when not.
 
     Raises:
+        Unresolved: the host's name cannot be resolved.
         UserError: an address that is not https, no room, a host that refuses or cannot be reached (what came is kept), a
             length that changed, or a wrong checksum (the file is kept as `<name>.rejected`).
     """
@@ -126,13 +132,21 @@ class _Download:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(f"{self.part} is being written by another download: wait for it.") from error
-            yield
+            try:
+                yield
+            finally:
+                self._leave_nothing_empty()
+
+    def _leave_nothing_empty(self) -> None:
+        if self.part.exists() and not self._have():
+            self.part.unlink()
+            self.notes.unlink(missing_ok=True)
 
     def complete(self) -> None:
         """Ask until the whole file is there; every try that brings something resets the count of tries."""
-        failed, reason = 0, ""
+        failed, reason, kind = 0, "", UserError
         while failed < TRIES:
-            before = self._have()
+            before, kind = self._have(), UserError
             try:
                 if self._ask(before):
                     return
@@ -143,13 +157,16 @@ class _Download:
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 if getattr(error, "errno", None) in (28, 122):  # no space, no quota
                     raise
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
+                cause = getattr(error, "reason", error)
+                reason = str(cause) or type(error).__name__
+                kind = Unresolved if isinstance(cause, socket.gaierror) else UserError
             failed = 0 if self._have() > before else failed + 1
             if failed < TRIES:
                 self.net.wait(min(60.0, 2.0**failed))
-        raise UserError(
-            f"{self.source.path} stopped after {self._have():,} bytes ({reason}): what came is kept, repeat the command to go on."
-        )
+        came = self._have()
+        state = f"stopped after {came:,} bytes" if came else "did not come"
+        rest = "what came is kept, repeat the command to go on" if came else "nothing came, repeat the command"
+        raise kind(f"{self.source.path} {state} ({reason}): {rest}; its address is {self.source.url}")
 
     def _judge(self, error: urllib.error.HTTPError) -> None:
         if error.code == 416:  # what is here is longer than the file there

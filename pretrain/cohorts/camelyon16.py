@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import zipfile
 from dataclasses import dataclass
 from functools import cache
@@ -87,7 +88,7 @@ def open_camelyon16(root: Path | str, part: str = "train", rule: LesionRule | No
     if not present:
         raise UserError(
             f"{base} holds no {part if part != 'all' else ''} slide of Camelyon16: expected .tif files in one of "
-            f"{', '.join(SLIDE_FOLDERS)} (python -m benchmarks data prepare camelyon16)."
+            f"{', '.join(SLIDE_FOLDERS)} (python -m benchmarks data prepare camelyon16 {shlex.quote(f'root={base}')})."
         )
     outlines = _annotations(base)
     slides = [_slide(facts, files[name], outlines.get(name)) for name, facts in present.items()]

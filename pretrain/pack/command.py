@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -267,4 +268,4 @@ def describe(root: Path, summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             "their slides are not known (table= may name them): splits by slide or patient cannot be made of them"
         )
-    return [*lines, f"pretrain on them with: python -m pretrain store={root} method=..."]
+    return [*lines, f"pretrain on them with: {shlex.join(['python', '-m', 'pretrain', f'store={root}'])} method=..."]

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,11 +180,11 @@ def _open(
     if not path.is_file():
         packed = path.with_name(f"{path.name}.gz").is_file()
         way = (
-            f"unpack it with 'python -m benchmarks data prepare {settings.layout}'"
+            f"unpack it with: python -m benchmarks data prepare {settings.layout} {shlex.quote(f'root={root}')}"
             if packed
-            else "give task.root=FOLDER, the folder with all parts"
+            else "give task.root=FOLDER, the folder with all parts."
         )
-        raise UserError(f"{path} is {'still packed' if packed else 'missing'}: {way}.")
+        raise UserError(f"{path} is {'still packed' if packed else 'missing'}: {way}")
     try:
         found = Hdf5Rows(path, key)
     except (Hdf5Error, OSError) as error:

@@ -1,6 +1,7 @@
 """BCSS: tissue regions of breast cancer in 151 regions of as many TCGA slides."""
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from benchmarks.data.dataset import Archive, DataSet, Part, files_below, names_in
 from benchmarks.data.headers import Header, read_header
 from benchmarks.data.report import Report, Unreadable
-from benchmarks.data.tables import read_rows, some
+from benchmarks.data.tables import NAMED, read_rows, some
 
 IMAGES = ("rgbs_colorNormalized", "rgbs", "images")
 OTHER = ("meta", "logs", "annotations")
@@ -52,7 +53,10 @@ def parts(root: Path) -> list[Part]:
 
 
 def verify(root: Path, report: Report) -> None:
-    """Check codes, and that every region has an image and a mask of one size at one scale."""
+    """Check codes, and that every region has an image and a mask of one size at one scale.
+
+    Of images only headers are read; masks are read whole, since a code out of the table shows nowhere else.
+    """
     files: dict[str, dict[_Region, tuple[str, str]]] = {}
     odd: list[str] = []
     for path, entry in files_below(root):
@@ -80,6 +84,8 @@ def verify(root: Path, report: Report) -> None:
             report.each(kind, (f"{folder} has no region of {region}" for region in missing))
     _check_codes(root, report)
     _check_sizes(files, masks, _bounds(root, report), report)
+    for path, file in masks.values():
+        _check_mask(path, file, report)
     tested = sum(region.institute in TEST_INSTITUTES for region in regions)
     report.facts |= {"regions": len(regions), "regions of test institutes": tested}
     if (len(regions), tested) != (REGIONS, TESTED):
@@ -114,6 +120,28 @@ def _check_codes(root: Path, report: Report) -> None:
         report.problem(
             "bad table", f"meta/{path.name} lacks or renames {some(wrong) or 'nothing, but has other codes too'}"
         )
+
+
+def _check_mask(path: str, file: str, report: Report) -> None:
+    """Name codes of a mask that the table does not have; what is no mask by its header is named by `_check_sizes`."""
+    from PIL import Image
+
+    try:
+        header = read_header(file, MOST_SIDE)
+    except (Unreadable, OSError):
+        return
+    if (header.format, header.channels, header.bits) != ("png", 1, 8):
+        return
+    try:
+        with Image.open(file, formats=("PNG",)) as mask:
+            counts = mask.histogram()
+    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
+        report.problem("unreadable", f"{path} holds no whole picture ({error})")
+        return
+    if unknown := [code for code, count in enumerate(counts) if count and code >= len(CODES)]:
+        listed = ", ".join(map(str, unknown[:NAMED])) + (", ..." if len(unknown) > NAMED else "")
+        text = f"{path} holds {listed} in {sum(counts[len(CODES) :]) / sum(counts):.1%} of its px"
+        report.problem("unknown code", f"{text}; codes go from 0 to {len(CODES) - 1}")
 
 
 def _bounds(root: Path, report: Report) -> dict[_Region, tuple[int, int]]:
@@ -209,7 +237,7 @@ DATA_SET = DataSet(
     by_hand=(
         "The files lie in a Google Drive folder, which only a browser can ask: open "
         "https://drive.google.com/drive/folders/1zqbdkQF8i5cEmZOGmbdQm-EP8dRYtvss, download 0_Public-data-Amgad2019_0.25MPP (Drive packs "
-        "it into one or several zip files), save all of them into {home}, then run 'python -m benchmarks data prepare bcss root={home}'."
+        "it into one or several zip files), save all of them into {home}."
     ),
     archives=(Archive(("0_Public-data-Amgad2019*.zip",), "", (*IMAGES, "masks", "meta"), 40_000_000_000, 20_000),),
     traps=(

@@ -246,8 +246,7 @@ DATA_SET = DataSet(
     verify=verify,
     by_hand=(
         "The files lie on Google Drive, which only a browser can ask: open https://sites.google.com/view/nucls, page 'Single-rater', "
-        "or https://drive.google.com/file/d/1k350VQeegN5hMxRK9Vpc65fdLe3wsqYy/view, save QC.zip into {home}, then run "
-        "'python -m benchmarks data prepare nucls root={home}'."
+        "or https://drive.google.com/file/d/1k350VQeegN5hMxRK9Vpc65fdLe3wsqYy/view, save QC.zip into {home}."
     ),
     archives=(Archive(("QC*.zip",), "", (*IMAGES, "csv"), 30_000_000_000, 50_000),),
     traps=(

@@ -1,5 +1,6 @@
 """PatchCamelyon: 327,680 patches of Camelyon16 slides in six HDF5 files."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from benchmarks.data.dataset import Archive, DataSet, Part, Source, files_below
 from benchmarks.data.report import Report, Unreadable
+from benchmarks.data.sets.camelyon16 import slide_of
 from benchmarks.data.tables import read_rows
 from results.hdf5 import Hdf5Error, Hdf5Rows
 
@@ -23,6 +25,9 @@ MD5 = {
     "test_meta.csv": "3455fd69135b66734e1008f3af684566",
 }  # fmt: skip
 """The authors' readme lists the sums of `valid` and `test` the wrong way round; these are what the hosts give."""
+
+WSI = re.compile(r"(?:camelyon(?:16)?_)?(?:(?:train|test)_)?((?:normal|tumor|test)_\d{1,3})(?:\.tif)?", re.IGNORECASE)
+"""A slide in the tables, such as `camelyon16_train_tumor_001`."""
 
 FILES = tuple(f"{PREFIX}{split}_{kind}" for split in COUNTS for kind in ("x.h5", "y.h5", "meta.csv"))
 
@@ -45,6 +50,7 @@ def verify(root: Path, report: Report) -> None:
             is_copy = any(Path(path).name.startswith(Path(name).stem) for name in FILES)
             text = "looks like a copy" if is_copy else "is none of the nine files"
             report.problem("duplicate" if is_copy else "stray file", f"{path} {text}")
+    parts_of: dict[str, list[str]] = {}
     for split, count in COUNTS.items():
         for key, shape in SHAPES.items():
             name = f"{PREFIX}{split}_{key}.h5"
@@ -52,7 +58,11 @@ def verify(root: Path, report: Report) -> None:
                 _check_array(root, name, key, (count, *shape), report)
             except (Unreadable, Hdf5Error, OSError) as error:
                 report.problem(getattr(error, "kind", "unreadable"), f"{name} {error}")
-        _check_table(root, f"{PREFIX}{split}_meta.csv", count, report)
+        for slide in _check_table(root, f"{PREFIX}{split}_meta.csv", count, report):
+            parts_of.setdefault(slide, []).append(split)
+    report.each(
+        "bad split", (f"slide {slide} is in {' and in '.join(own)}" for slide, own in parts_of.items() if len(own) > 1)
+    )
 
 
 def _check_array(root: Path, name: str, key: str, shape: tuple[int, ...], report: Report) -> None:
@@ -75,17 +85,19 @@ def _check_labels(path: Path, labels: np.ndarray, report: Report) -> None:
     report.facts[f"tumour share of {path.stem.split('_')[-2]}"] = f"{counts[1] / len(labels):.4f}"
 
 
-def _check_table(root: Path, name: str, count: int, report: Report) -> None:
+def _check_table(root: Path, name: str, count: int, report: Report) -> set[str]:
+    """Check one `..._meta.csv`; return its slides by the names that Camelyon16 gives them."""
     try:
         if not (root / name).is_file():
             raise Unreadable("missing files", "is not there")
-        slides = Counter(row["wsi"] for row in read_rows(root / name, META))
+        slides = Counter(row["wsi"].strip() for row in read_rows(root / name, META))
     except (Unreadable, OSError) as error:
         report.problem(getattr(error, "kind", "bad table"), f"{name} {error}")
-        return
+        return set()
     report.facts[f"slides of {name.split('_')[-2]}"] = len(slides)
     if slides.total() != count:
         report.problem("wrong count", f"{name} has {slides.total():,} rows, {count:,} are expected")
+    return {slide_of(f"{known[1]}.tif") if (known := WSI.fullmatch(slide)) else slide for slide in slides}
 
 
 DATA_SET = DataSet(
@@ -94,7 +106,7 @@ DATA_SET = DataSet(
     licence="CC0 1.0",
     cite="Veeling et al., MICCAI 2018, doi 10.1007/978-3-030-00934-2_24; Ehteshami Bejnordi et al., JAMA 2017, doi 10.1001/jama.2017.14585",
     home=HOME,
-    size=17_500_000_000,
+    size=17_100_000_000,
     folder="pcam",
     markers=(f"{PREFIX}*",),
     parts=parts,

@@ -19,7 +19,18 @@ MOST_LINKS = 20_000
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def png(width, height, channels=3, bits=8, tail=b"\x00\x00\x00\x00IEND\xaeB`\x82"):
+PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
+
+def png_mask(width, height, code=0):
+    """A PNG of one channel, the same code everywhere."""
+    rows = zlib.compress((b"\0" + bytes([code]) * width) * height, 1)
+    body = b"IDAT" + rows
+    pixels = struct.pack(">I", len(rows)) + body + struct.pack(">I", zlib.crc32(body))
+    return png(width, height, channels=1, tail=pixels + PNG_END)
+
+
+def png(width, height, channels=3, bits=8, tail=PNG_END):
     """A PNG with a true header and no pixels."""
     colour = {1: 0, 3: 2, 4: 6}[channels]
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
@@ -202,11 +213,11 @@ def write_bcss(root, folder="rgbs_colorNormalized"):
     institutes = [*islice(cycle(("OL", "LL", "E2", "EW", "GM", "S3")), 45), *islice(cycle(("A1", "BH", "AR")), 106)]
     rows, names = [], []
     for number, institute in enumerate(institutes):
-        slide, x, y, width, height = f"TCGA-{institute}-A{number:03d}-DX1", 5000 + number, 6000, 4040 + 7 * number, 2936
+        slide, x, y, width, height = f"TCGA-{institute}-A{number:03d}-DX1", 5000 + number, 6000, 4040 + 7 * number, 296
         name = f"{slide}_xmin{x}_ymin{y}_MPP-0.2500.png"
         size = round(width * 0.8402), round(height * 0.8402)
         (root / folder / name).write_bytes(png(*size))
-        (root / "masks" / name).write_bytes(png(*size, channels=1))
+        (root / "masks" / name).write_bytes(png_mask(*size, code=number % len(CODES)))
         rows.append([slide, x, y, x + width, y + height, "https://example.org/mask"])
         names.append(name)
     write_table(root / "meta" / "roiBounds.csv", ("", "xmin", "ymin", "xmax", "ymax", "mask_link"), rows)
@@ -232,5 +243,6 @@ def write_pcam(root):
         for key, shape in pcam.SHAPES.items():
             labels = (np.arange(count) % 2).reshape(count, *shape) if key == "y" else None
             hdf5(root / f"{pcam.PREFIX}{split}_{key}.h5", key, (count, *shape), labels)
-        rows = ((n, n, n, "True", "False", f"camelyon_train_tumor_{n % 50:03d}") for n in range(count))
+        first = 50 * list(pcam.COUNTS).index(split)
+        rows = ((n, n, n, "True", "False", f"camelyon16_train_tumor_{first + n % 50:03d}") for n in range(count))
         write_table(root / f"{pcam.PREFIX}{split}_meta.csv", ("", *pcam.META), rows)

@@ -1,6 +1,8 @@
 """The four commands as they are typed."""
 
+import gzip
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.data.command import command
 from benchmarks.data.dataset import SETS, known, load
+from benchmarks.data.sets.pcam import FILES
 
 ROOT = Path(__file__).parents[3]
 NAMES = ["bcss", "camelyon16", "crc-val-he-7k", "nct-crc-he", "nct-crc-he-nonorm", "nucls", "pcam"]
@@ -38,6 +41,25 @@ def test_status_tells_archives_and_stopped_downloads(tmp_path, capsys):
     assert f"next: python -m benchmarks data prepare nct-crc-he root={home}" in told
 
 
+@pytest.mark.parametrize("folder", ["pcam", "it's (2) my $HOME, data"])
+def test_commands_that_are_told_can_be_pasted(tmp_path, capsys, folder):
+    root = tmp_path / "with a space" / folder
+    home = root if folder == "pcam" else root / "pcam"
+    home.mkdir(parents=True)
+    asked = []
+    command(["status", "pcam", f"root={root}"])
+    asked.append(shlex.split(capsys.readouterr().out.rpartition("next: ")[2]))
+    archive = home / "camelyonpatch_level_2_split_valid_y.h5.gz"
+    archive.write_bytes(gzip.compress(b"x"))
+    command(["prepare", "pcam", f"root={root}"])
+    asked.append(shlex.split(capsys.readouterr().out.rpartition("next: ")[2]))
+    home.rename(tmp_path / "away")
+    assert main(["data", "verify", "pcam", f"root={root}"]) == 2
+    asked.append(shlex.split(capsys.readouterr().err.rpartition("fetch it with: ")[2]))
+    for step, words in zip(("download", "verify", "download"), asked, strict=True):
+        assert words == ["python", "-m", "benchmarks", "data", step, "pcam", f"root={home}"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -57,6 +79,23 @@ def test_mistakes_are_one_sentence(arguments, text, capsys):
     told = capsys.readouterr().err
     assert re.search(text, told)
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("action", ["status", "download", "prepare", "verify"])
+@pytest.mark.parametrize("inner", [".", "pcam"])
+def test_a_file_is_no_folder(action, inner, tmp_path, capsys):
+    path = tmp_path / "file" if inner == "." else tmp_path / inner
+    path.write_bytes(b"x")
+    root = path if inner == "." or action == "status" else tmp_path
+    assert main(["data", action, "pcam", f"root={root}"]) == 2
+    assert f"{path} is a file, not a folder" in capsys.readouterr().err
+
+
+def test_status_says_that_sizes_do_not_fit(tmp_path, capsys):
+    for name in FILES:
+        (tmp_path / name).write_bytes(b"x" * 100_000)
+    command(["status", "pcam", f"root={tmp_path}"])
+    assert "complete by count, but the sizes do not fit: 0.9 MB where about 17.1 GB belong" in capsys.readouterr().out
 
 
 def test_prepare_without_archives(tmp_path, capsys):

@@ -4,8 +4,10 @@ import os
 import shutil
 
 import data_layouts as layouts
+import numpy as np
 import pytest
 from data_checks import counts, problems
+from PIL import Image
 
 from benchmarks.data.command import command
 
@@ -97,12 +99,12 @@ class TestBcss:
         images, masks = root / "rgbs_colorNormalized", root / "masks"
         (images / names[0]).unlink()
         (masks / names[1]).unlink()
-        (masks / names[2]).write_bytes(layouts.png(3394, 2468, channels=1))
+        (masks / names[2]).write_bytes(layouts.png_mask(3394, 2468))
         (masks / names[3]).write_bytes((masks / names[3]).read_bytes()[:30])
         (masks / names[4]).write_bytes((images / names[4]).read_bytes())
         width = round((4040 + 7 * 5) * 0.8402)
-        for folder, channels in ((images, 3), (masks, 1)):
-            (folder / names[5]).write_bytes(layouts.png(width, 1200, channels))
+        (images / names[5]).write_bytes(layouts.png(width, 1200))
+        (masks / names[5]).write_bytes(layouts.png_mask(width, 1200))
         (images / names[6].replace(".png", " (1).png")).write_bytes(b"x")
         (images / names[7].replace("0.2500", "0.3000")).write_bytes((images / names[7]).read_bytes())
         (masks / "thing.png").write_bytes(b"x")
@@ -115,6 +117,24 @@ class TestBcss:
         assert len(found["duplicate"]) == 2
         assert found["stray file"] == ["masks/thing.png is not named <slide>_xmin<x>_ymin<y>_MPP-0.2500.png"]
         assert len(found) == 6
+
+    def test_masks_with_codes_out_of_the_table(self, root):
+        masks = sorted((root / "masks").iterdir())[:3]
+        size = {path: Image.open(path).size for path in masks}
+        masks[0].write_bytes(layouts.png_mask(*size[masks[0]], code=77))
+        grey = np.full(size[masks[1]][::-1], 21, np.uint8)
+        grey[: len(grey) // 2] = 22
+        palette = Image.fromarray(grey, "P")
+        palette.putpalette([200, 10, 10] * 256)
+        palette.save(masks[1])
+        masks[2].write_bytes(layouts.png(*size[masks[2]], channels=1))
+        found = problems("bcss", root)
+        assert found["unknown code"] == [
+            f"masks/{masks[0].name} holds 77 in 100.0% of its px; codes go from 0 to 21",
+            f"masks/{masks[1].name} holds 22 in {len(grey) // 2 / len(grey):.1%} of its px; codes go from 0 to 21",
+        ]
+        assert [text.split()[0] for text in found.pop("unreadable")] == [f"masks/{masks[2].name}"]
+        assert list(found) == ["unknown code"]
 
     def test_a_missing_institute_and_a_broken_code_table(self, root):
         gone = [name for name in self.names if "-LL-" in name]

@@ -22,6 +22,14 @@ class TestPcam:
         command(["status", "pcam", f"root={whole}"])
         assert "complete by count" in capsys.readouterr().out
 
+    def test_a_slide_in_two_parts(self, whole, tmp_path):
+        for path in whole.iterdir():
+            os.link(path, tmp_path / path.name)
+        table = tmp_path / "camelyonpatch_level_2_split_test_meta.csv"
+        text = table.read_text().replace("camelyon16_train_tumor_110", "Tumor_010")
+        layouts.replaced(table, text.encode())
+        assert problems("pcam", tmp_path) == {"bad split": ["slide tumor_010 is in train and in test"]}
+
     def test_single_faults(self, whole, tmp_path):
         for path in whole.iterdir():
             os.link(path, tmp_path / path.name)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import struct
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def test_class_folders_become_labels_and_pixels_are_kept(folder, pack, tmp_path)
         assert store.index["label"][tile] == source.split("/")[0]
         with Image.open(folder / source) as image:
             assert np.array_equal(store.read(tile), np.asarray(image))
+
+
+def test_the_command_that_pretrains_on_a_store_can_be_pasted(folder, pack, tmp_path, capsys):
+    store = tmp_path / "my store (1)"
+    assert pack(folder, store) == 0
+    typed = capsys.readouterr().out.rpartition("pretrain on them with: ")[2]
+    assert shlex.split(typed) == ["python", "-m", "pretrain", f"store={store}", "method=..."]
 
 
 def test_nested_sets_take_the_folder_that_holds_the_image(folder, pack, tmp_path):
