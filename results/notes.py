@@ -10,6 +10,7 @@ import numpy as np
 
 from results.kinds import KINDS
 from results.naming import PER_ENCODER
+from results.provenance import short_revision
 from results.record import Record
 from results.statistics import Trial
 
@@ -101,7 +102,7 @@ def notes_of(records: Sequence[Record], rows: Sequence["Row"], engine_of: Mappin
         )
     notes += _decoders(records)
     revisions = sorted({record.data["git_revision"] for record in records})
-    notes.append(f"Code: {', '.join(revision[:12] for revision in revisions)}.")
+    notes.append(f"Code: {', '.join(dict.fromkeys(map(short_revision, revisions)))}.")
     for record in records:
         if not record.ok:
             reason = " ".join(record.data["error"].split())[:160] or "no reason given"

@@ -13,6 +13,8 @@ PACKAGES = (
     "scikit-learn", "safetensors", "timm", "lightly", "dask", "distributed", "onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation",
 )  # fmt: skip
 
+DIRTY = "-dirty"
+
 
 def versions() -> dict[str, str]:
     """Return the installed versions of Python and of every package that can change a number."""
@@ -33,9 +35,15 @@ def git_revision() -> str:
     root = Path(__file__).resolve().parent.parent
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        return commit + (DIRTY if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def short_revision(revision: str) -> str:
+    """Return a revision as tables and pages show it: 12 digits, and `-dirty` where it has that mark."""
+    commit, mark, _ = revision.partition(DIRTY)
+    return commit[:12] + mark
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -26,6 +26,7 @@ from pretrain.loop import advance, make_optimiser
 from pretrain.methods.base import Facts, Method
 from pretrain.views import ViewSettings, make_views
 from results.errors import UserError, told
+from results.provenance import short_revision
 from results.settings import compose, split_overrides
 
 MEASURED = Path(__file__).parent / "measured"
@@ -293,7 +294,7 @@ def as_table(files: list[Path]) -> str:
         where = kept["device"] + (" (reduced)" if kept["reduced"] else "")
         lines += [
             f"| {where} | {row['method']} | {settings['tiles']:,} | {settings['batch']} | {row['images_per_second']:.1f} | "
-            f"{row['limit_per_second']:.1f} | {row['share']:.2f} | {row['peak_gib']:.2f} | {kept['git_revision'][:12]} |"
+            f"{row['limit_per_second']:.1f} | {row['share']:.2f} | {row['peak_gib']:.2f} | {short_revision(kept['git_revision'])} |"
             for row in kept["rows"]
         ]
     return "\n".join(lines) + "\n"

@@ -64,6 +64,12 @@ def test_caption_says_what_every_spread_is(tmp_path, full):
     assert "a" * 40 not in text
 
 
+def test_code_of_a_changed_checkout_keeps_its_mark(tmp_path, cell):
+    cell("npid", trial=0)
+    cell("npid", trial=1, git_revision="b" * 40 + "-dirty")
+    assert "Code: aaaaaaaaaaaa, bbbbbbbbbbbb-dirty." in " ".join(markdown(tables_of(tmp_path)[0]).split())
+
+
 def test_rehearsal_is_marked_when_any_record_is(tmp_path, cell):
     cell("npid", trial=0)
     cell("npid", trial=1, task__rehearsal=False)
