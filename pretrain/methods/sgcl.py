@@ -6,7 +6,7 @@ marked F can also be set alone (null follows the variant).
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,11 @@ class SGCL(NPID):
 
     @property
     def label(self) -> str:
-        return f"sgcl ({self.options.variant})"
+        told = asdict(self.switches)
+        usual = asdict(switches(SGCLOptions(variant=self.options.variant)))
+        turned = [f"{name}={str(value).lower()}" for name, value in told.items() if value != usual[name]]
+        turned += [f"{name}=false" for name in INVARIANCES if not getattr(self.options, name)]
+        return f"sgcl ({', '.join([self.options.variant, *turned])})"
 
     @property
     def views(self) -> tuple[View, ...]:

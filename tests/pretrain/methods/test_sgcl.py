@@ -216,6 +216,19 @@ def test_switches_follow_the_variant_or_stand_alone():
         SGCL.check(SGCLOptions(variant="fixd"))
 
 
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "sgcl (fixed)"),
+        ({"variant": "reference"}, "sgcl (reference)"),
+        ({"d2": False, "d1": True}, "sgcl (fixed, d2=false)"),
+        ({"variant": "reference", "d1": True, "inner": False}, "sgcl (reference, d1=true, inner=false)"),
+    ],
+)
+def test_the_row_name_says_what_is_switched(facts, options, label):
+    assert make(facts, **options).label == label
+
+
 def test_counts_shrink_with_the_cohort(facts):
     method = SGCL(SGCLOptions(), facts, "resnet18", VIEWS)
     assert method.resolved() == {"negatives": 400, "nei_k": 20, "clusters": 10, "form": "exact"}
