@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from results.errors import UserError, stoppable, told
+from results.errors import UserError, meant, stoppable, told
 
 HELP = """python -m transfer classify|detect|segment|export key=value ...
 
@@ -54,9 +54,8 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments[0] not in COMMANDS:
-        raise UserError(
-            f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer {'|'.join(COMMANDS)} key=value ...'."
-        )
+        usage = f"write 'python -m transfer {'|'.join(COMMANDS)} key=value ...'."
+        raise UserError(f"'{arguments[0]}' is not a command of transfer: {meant(arguments[0], COMMANDS, usage)}")
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # read when torch loads: threads that spin starve each other on busy cores
