@@ -17,7 +17,7 @@ Each of the first three writes one record a cell (task x encoder x engine x tria
 not run again, so a command can be stopped and repeated; a cell that crashed leaves a record that says how.
 
   encoder=latest      newest finished export under work/runs; latest:METHOD:COHORT:SEED the newest of these;
-                      all the newest of every (method, cohort, seed); or a run folder, a backbone.safetensors,
+                      all the newest of every (method, cohort, seed); or a run's name or folder, a backbone.safetensors,
                       a foreign checkpoint, timm:NAME, random, imagenet; several as encoder=[a,b]
   work=work           where pretraining left its tiles and runs
   records=results/records
