@@ -2,7 +2,7 @@
 
 import sys
 
-from results.errors import UserError, stoppable, told
+from results.errors import UserError, meant, stoppable, told
 
 HELP = """python -m benchmarks run SUITE key=value ...
 python -m benchmarks report SUITE key=value ...     the variants of a suite against its base, with the auditor's purity
@@ -45,10 +45,12 @@ def _run(arguments: list[str]) -> int:
         from benchmarks.data.command import command
 
         return command(arguments[1:])
-    if arguments[0] not in ("run", "report") or len(arguments) < 2:
-        raise UserError(
-            f"'{' '.join(arguments[:1])}' is not enough or not known: write 'python -m benchmarks run SUITE key=value ...', 'report SUITE', 'plan' or 'data'."
-        )
+    usage = "write 'python -m benchmarks run SUITE key=value ...', 'report SUITE', 'plan' or 'data'."
+    if arguments[0] not in ("run", "report"):
+        hint = meant(arguments[0], ("run", "report", "plan", "data"), usage)
+        raise UserError(f"'{arguments[0]}' is not a command of benchmarks: {hint}")
+    if len(arguments) < 2:
+        raise UserError(f"'{arguments[0]}' is not enough: {usage}")
     if arguments[0] == "report":
         from benchmarks.report import report
 

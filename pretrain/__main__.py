@@ -3,7 +3,9 @@
 import os
 import sys
 
-from results.errors import UserError, stoppable, told
+from results.errors import UserError, meant, stoppable, told
+
+STEPS = ("tile", "train", "export", "audit", "parity", "quality", "manifest", "pack", "inspect")
 
 HELP = """usage: python -m pretrain [tile | train | export | audit | parity | quality | manifest | pack | inspect] [key=value ...]
 
@@ -50,7 +52,15 @@ def main(arguments: list[str]) -> int:
     return stoppable(lambda: told(lambda: _run(arguments)))
 
 
+def _refuse_no_step(arguments: list[str]) -> None:
+    word = next(iter(arguments), "=")
+    if "=" not in word and word not in STEPS:
+        hint = meant(word, STEPS, f"write one of {', '.join(STEPS)}, or key=value, for example seed=1.")
+        raise UserError(f"'{word}' is not a step of pretrain: {hint}")
+
+
 def _run(arguments: list[str]) -> int:
+    _refuse_no_step([argument for argument in arguments if argument != "--settings"])
     if "--settings" in arguments:
         return _settings([argument for argument in arguments if argument != "--settings"])
     if arguments and arguments[0] == "manifest":  # needs no torch

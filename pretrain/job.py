@@ -14,7 +14,7 @@ from pretrain.config import load
 from pretrain.runs import Run, find_run, list_runs, open_run
 from pretrain.stores import existing_store, make_store, with_manifest, with_store, without_coordinates
 from pretrain.tiles import TileStore
-from results.errors import UserError
+from results.errors import UserError, printable
 from results.settings import split_overrides
 
 STEPS = ("tile", "train", "export")
@@ -45,7 +45,8 @@ def run(arguments: list[str]) -> int:
         from pretrain.audit import report
 
         return report.command(settings)
-    config = with_store(with_manifest(load(settings)), split_overrides(settings))
+    given = split_overrides(settings)
+    config = with_store(with_manifest(load(settings), given), given)
     if config.store and step == "tile":
         raise UserError(f"store={config.store} is finished tiles: there is nothing to tile, use train or no step.")
     if distributed.under_torchrun():
@@ -62,6 +63,7 @@ def run(arguments: list[str]) -> int:
         return export(find_run(without_coordinates(config, store, tell=False), store), config)
     store = make_store(config)
     status = SOME_FAILED if store.failed else 0
+    print(printable(made(store, config), sys.stdout), flush=True)
     if step == "tile":
         return status
     config = without_coordinates(config, store)
@@ -76,6 +78,13 @@ def run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
     return status
+
+
+def made(store: TileStore, config: DictConfig) -> str:
+    """Say where the tiles lie, and how many; `store=` names its own place."""
+    place = config.store or Path(config.work) / "tiles" / store.root.name
+    failed = f", {len(store.failed)} slide(s) failed" if store.failed else ""
+    return f"tile: {place}, {len(store):,} tiles of {len(store.slide_names):,} slides{failed}"
 
 
 def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:

@@ -166,18 +166,33 @@ def without_coordinates(config: DictConfig, store: TileStore, tell: bool = True)
     return config
 
 
-def with_manifest(config: DictConfig) -> DictConfig:
-    """Let the manifest, when one is given, say how tiles are made; what it says otherwise wins over the settings.
+def with_manifest(config: DictConfig, given: Iterable[str] = ()) -> DictConfig:
+    """Let the manifest, when one is given, say how tiles are made; what it says otherwise wins over recipes and defaults.
+
+    Args:
+        config: the settings.
+        given: keys of the command line; those that say otherwise than the manifest are refused.
 
     Raises:
-        UserError: the manifest cannot be read.
+        UserError: the manifest cannot be read, or a key contradicts it.
     """
-    if config.manifest:
-        from pretrain.manifest.file import read_manifest
+    if not config.manifest:
+        return config
+    from pretrain.manifest.file import read_manifest
 
-        settings = read_manifest(config.manifest).tiling
-        config.tile, config.mpp, config.mpp_override = settings.tile, settings.mpp, settings.mpp_override
-        for key in config.tiling:
-            if key != "workers":
-                config.tiling[key] = getattr(settings, key)
+    settings = read_manifest(config.manifest).tiling
+    stated = {key: getattr(settings, key) for key in ("tile", "mpp", "mpp_override")}
+    stated |= {f"tiling.{key}": getattr(settings, key) for key in config.tiling if key != "workers"}
+    wrong = [key for key in stated if key in set(given) and OmegaConf.select(config, key) != stated[key]]
+    if wrong:
+        asked, said = (
+            ", ".join(f"{key}={'null' if values[key] is None else values[key]}" for key in wrong)
+            for values in ({key: OmegaConf.select(config, key) for key in wrong}, stated)
+        )
+        raise UserError(
+            f"manifest={config.manifest} says how its tiles are made ({said}), not {asked}: "
+            f"leave out {', '.join(f'{key}=' for key in wrong)}."
+        )
+    for key, value in stated.items():
+        OmegaConf.update(config, key, value)
     return config

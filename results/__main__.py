@@ -1,11 +1,10 @@
 """`python -m results table`: records in, tables out."""
 
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from results.errors import UserError, told
+from results.errors import UserError, meant, told
 
 
 @dataclass
@@ -84,8 +83,7 @@ def _run(arguments: Sequence[str]) -> int:
         raise UserError("no command is given: write `python -m results table`.")
     command = arguments[0]
     if command != "table":
-        near = difflib.get_close_matches(command, ["table"], cutoff=0.4)
-        hint = "did you mean 'table'?" if near else "write `python -m results table`."
+        hint = meant(command, ["table"], "write `python -m results table`.")
         raise UserError(f"'{command}' is not a command of results: {hint}")
     table(arguments[1:])
     return 0

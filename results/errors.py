@@ -1,4 +1,5 @@
 import contextlib
+import difflib
 import os
 import signal
 import sys
@@ -8,6 +9,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TextIO
+
+
+def meant(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return `did you mean 'X'?` with the name that is nearest to a word, or `otherwise` where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else otherwise
 
 
 class UserError(Exception):

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from results.errors import UserError, stoppable, told
+from results.errors import UserError, meant, stoppable, told
 
 HELP = """python -m transfer classify|detect|segment|export key=value ...
 
@@ -17,7 +17,7 @@ Each of the first three writes one record a cell (task x encoder x engine x tria
 not run again, so a command can be stopped and repeated; a cell that crashed leaves a record that says how.
 
   encoder=latest      newest finished export under work/runs; latest:METHOD:COHORT:SEED the newest of these;
-                      all the newest of every (method, cohort, seed); or a run folder, a backbone.safetensors,
+                      all the newest of every (method, cohort, seed); or a run's name or folder, a backbone.safetensors,
                       a foreign checkpoint, timm:NAME, random, imagenet; several as encoder=[a,b]
   work=work           where pretraining left its tiles and runs
   records=results/records
@@ -54,9 +54,8 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments[0] not in COMMANDS:
-        raise UserError(
-            f"'{arguments[0]}' is not a command of transfer: write 'python -m transfer {'|'.join(COMMANDS)} key=value ...'."
-        )
+        usage = f"write 'python -m transfer {'|'.join(COMMANDS)} key=value ...'."
+        raise UserError(f"'{arguments[0]}' is not a command of transfer: {meant(arguments[0], COMMANDS, usage)}")
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # read when torch loads: threads that spin starve each other on busy cores

@@ -20,6 +20,7 @@ from pretrain.stores import make_store, open_cohort, tiling, with_manifest
 from pretrain.tiles import TileStore
 from results.errors import UserError
 from results.files import write_json, write_text
+from results.settings import split_overrides
 
 SCHEMA = 1
 SOME_FAILED = 3
@@ -35,7 +36,8 @@ def command(arguments: list[str]) -> int:
         UserError: for every mistake of input or settings.
     """
     out = [argument.partition("=")[2] for argument in arguments if argument.startswith("out=")]
-    config = with_manifest(load([argument for argument in arguments if not argument.startswith("out=")]))
+    settings = [argument for argument in arguments if not argument.startswith("out=")]
+    config = with_manifest(load(settings), split_overrides(settings))
     if config.store:
         raise UserError(
             "quality looks at slides: give cohort= instead of store= ('python -m pretrain inspect' looks at stores)."

@@ -36,6 +36,7 @@ from pretrain.tiling.reports import (
 from pretrain.tiling.settings import Tiling
 from pretrain.tiling.shards import new_shard
 from pretrain.tiling.tissue import tissue_mask
+from pretrain.tiling.unreadable import DAMAGED
 from pretrain.tiling.wanted import (
     WantedTiles,
     check_digest,
@@ -85,6 +86,9 @@ def tile_slide(
         report |= _rebuild(slide, tiling, root, wanted) if wanted else _tile(slide, codes, tiling, root)
     except UserError as error:
         report |= {"status": "failed", "reason": str(error), "tiles": 0}
+    except openslide.OpenSlideError as error:  # after a first error, every further call of the slide raises it
+        reason = f"{slide.path.name} cannot be decoded ({one_line(error)}): {DAMAGED}."
+        report |= {"status": "failed", "reason": reason, "tiles": 0}
     except Exception as error:  # one slide of thousands must not stop the others, whatever a codec raises
         report |= {"status": "failed", "reason": f"{type(error).__name__}: {one_line(error)}", "tiles": 0}
     if report["status"] != "done":

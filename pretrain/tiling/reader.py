@@ -10,7 +10,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from pretrain.tiling.unreadable import why_unreadable
+from pretrain.tiling.unreadable import DAMAGED, why_unreadable
 from results.errors import UserError
 
 SAME = 0.01
@@ -188,7 +188,7 @@ class SlideReader:
             region = self._slide.read_region(at, level, (width, height))
         except openslide.OpenSlideError as error:
             raise UserError(
-                f"{self.path.name} cannot be decoded at level {level}, x0 {at[0]}, y0 {at[1]} ({one_line(error)})."
+                f"{self.path.name} cannot be decoded at level {level}, x0 {at[0]}, y0 {at[1]} ({one_line(error)}): {DAMAGED}."
             ) from error
         if region.getchannel("A").getextrema()[0] == 255:
             return region.convert("RGB")

@@ -12,6 +12,8 @@ VALUES = {3: "H", 4: "I", 16: "Q"}
 CONVERT = "vips tiffsave {name} slide.tif --tile --pyramid --compression jpeg --Q 90"
 PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"GIF8": "GIF", b"PK\x03\x04": "zip archive"}
 
+DAMAGED = "the file is damaged or cut short, copy it again"
+
 
 def why_unreadable(path: Path, reason: str) -> str:
     """Return a sentence, without its full stop, on a file that OpenSlide refused with `reason`.

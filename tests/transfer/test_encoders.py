@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transfer_toys import TILE, write_export
 
 from results.errors import UserError
-from transfer.encoders import EncoderOptions, open_encoder, open_encoders
+from transfer.encoders import EncoderOptions, check_specs, open_encoder, open_encoders
 from transfer.encoders.cards import newest, newest_of_each
 from transfer.encoders.network import RandomEncoder, build_backbone, choose_device, load_weights
 
@@ -167,8 +167,25 @@ def test_latest_and_all_choose_by_time_method_and_seed(tmp_path):
     assert newest(tmp_path) == runs / "a"
     assert newest(tmp_path, "sgcl") == runs / "d"
     assert newest(tmp_path, seed="1") == runs / "c"
-    assert newest_of_each(tmp_path) == [runs / "a", runs / "c", runs / "d"]
+    (runs / "f").mkdir()
+    (runs / "f" / "run.json").write_text("{}")
+    kept, left_out = newest_of_each(tmp_path)
+    assert kept == [runs / "a", runs / "c", runs / "d"]
+    assert left_out == {"b": "a is newer", "e": "stopped early", "f": "not exported"}
+    _, lines = open_encoders(["all"], EncoderOptions(work=tmp_path, device="cpu"), floors=False)
+    assert "encoder=all leaves out b (a is newer), e (stopped early), f (not exported)" in lines
     assert open_encoder("latest:npid::1", EncoderOptions(work=tmp_path, device="cpu")).card["seed"] == 1
+
+
+def test_a_run_is_taken_by_its_name(tmp_path):
+    write_export(tmp_path / "runs" / "mine", method="npid", seed=3)
+    options = EncoderOptions(work=tmp_path, device="cpu")
+    check_specs(["mine"], options)
+    encoder = open_encoder("mine", options)
+    assert (encoder.run, encoder.card["seed"]) == ("mine", 3)
+    for nothing in ("other", "../runs/mine"):
+        with pytest.raises(UserError, match="neither a file nor a folder"):
+            check_specs([nothing], options)
 
 
 def test_random_weights_follow_seed_and_trial_alone(batch):

@@ -95,7 +95,7 @@ def test_a_damaged_run_blocks_no_other(tmp_path, capsys):
     odd = write_export(tmp_path / "runs" / "e", created="2010-01-01") / "export" / "card.json"
     odd.write_text(json.dumps(json.loads(odd.read_text()) | {"seed": [1]}))
     assert newest(tmp_path) == newest(tmp_path, "sgcl", "toy", "0") == whole
-    assert whole in newest_of_each(tmp_path)
+    assert whole in newest_of_each(tmp_path)[0]
     warned = capsys.readouterr().err.splitlines()[:3]
     assert [name in line for name, line in zip("bcd", warned, strict=True)] == [True] * 3
     assert all(f"runs/{name}/export/card.json" in line for name, line in zip("bcd", warned, strict=True))

@@ -136,6 +136,10 @@ def finished_exports(work: Path) -> list[Path]:
 
     A run whose card is damaged is left out, with a warning that names it.
     """
+    return [run for run, export in _exports(work) if export.card.get("finished", True)]
+
+
+def _exports(work: Path) -> list[tuple[Path, Export]]:
     found = []
     for card in sorted((work / "runs").glob("*/export/card.json")):
         if not card.with_name("backbone.safetensors").is_file():
@@ -145,9 +149,8 @@ def finished_exports(work: Path) -> list[Path]:
         except UserError as error:
             print(printable(f"warning: a run is left out: {error}", sys.stderr), file=sys.stderr, flush=True)
             continue
-        if export.card.get("finished", True):
-            found.append((export.age, card.parent.parent))
-    return [run for _, run in sorted(found)]
+        found.append((card.parent.parent, export))
+    return sorted(found, key=lambda pair: (pair[1].age, pair[0]))
 
 
 def newest(work: Path, method: str = "", cohort: str = "", seed: str = "") -> Path:
@@ -166,12 +169,21 @@ def newest(work: Path, method: str = "", cohort: str = "", seed: str = "") -> Pa
     )
 
 
-def newest_of_each(work: Path) -> list[Path]:
-    """Return the newest finished run of every (method, cohort, seed), in order of these."""
-    found = {_peek(run).group: run for run in finished_exports(work)}
+def newest_of_each(work: Path) -> tuple[list[Path], dict[str, str]]:
+    """Return the newest finished run of every (method, cohort, seed), in order of these, and which runs are left out, with the reason."""
+    exports = _exports(work)
+    finished = [(run, export.group) for run, export in exports if export.card.get("finished", True)]
+    found = {group: run for run, group in finished}
     if not found:
         newest(work)
-    return [found[group] for group in sorted(found, key=str)]
+    why = {run.name: "stopped early" for run, export in exports if not export.card.get("finished", True)}
+    why |= {run.name: f"{found[group].name} is newer" for run, group in finished if found[group] != run}
+    why |= {
+        info.parent.name: "not exported"
+        for info in (work / "runs").glob("*/run.json")
+        if not (info.parent / "export" / "backbone.safetensors").is_file()
+    }
+    return [found[group] for group in sorted(found, key=str)], dict(sorted(why.items()))
 
 
 def _peek(run: Path) -> Export:

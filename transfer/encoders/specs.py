@@ -24,7 +24,7 @@ class EncoderOptions:
     """What opening an encoder may depend on besides its spec.
 
     Attributes:
-        work: folder whose `runs` are searched by `latest` and `all`.
+        work: folder whose `runs` are searched by `latest`, `all` and names of runs.
         imagenet: path of torchvision weights, or None.
         download: whether ImageNet weights may be fetched.
         allow_partial: whether a file may leave tensors of the network untouched.
@@ -48,7 +48,7 @@ def open_encoder(spec: str, options: EncoderOptions, trial: int = 0) -> Encoder:
     """Open one encoder.
 
     Args:
-        spec: a run folder, a weight file (`FILE#BRANCH` where it holds several networks), `timm:NAME` or `torchvision:NAME` (with
+        spec: a run folder or its name under `work`/runs, a weight file (`FILE#BRANCH` where it holds several networks), `timm:NAME` or `torchvision:NAME` (with
             `@FILE`, or `options.download`), `latest` (or `latest:METHOD:COHORT:SEED`, any tail left out or empty), `random`,
             `imagenet`, `mean_rgb` or `colour_histogram`.
         options: where to look and how to load.
@@ -99,6 +99,9 @@ def _locate(spec: str, work: Path) -> tuple[Path, str, str]:
             raise UserError(f"'{spec}' has too many parts: write latest:METHOD:COHORT:SEED.")
         return newest(work, *parts), "run", ""
     path, branch = split_branch(spec)
+    run = work / "runs" / spec
+    if not path.exists() and Path(spec).name == spec and run.is_dir():
+        path, branch = run, ""
     return path, "run" if path.is_dir() else "file", branch
 
 
@@ -132,13 +135,14 @@ def open_encoders(
         the encoders (one per digest, asked ones first) and lines to print: the coverage of every file that was opened, and
         which row is absent and why.
     """
+    specs = list(specs)
     asked = _expanded(specs, options.work)
     fixed = (*COLOUR, "random", "imagenet")
     trained = [open_encoder(spec, options) for spec in asked if spec not in fixed]
     shapes = list(dict.fromkeys((encoder.architecture, encoder.size) for encoder in trained))
     settings = [replace(options, backbone=backbone, size=size) for backbone, size in shapes] or [options]
     wanted = [spec for spec in asked if spec in fixed]
-    lines = []
+    lines = _left_out(options.work) if "all" in specs else []
     if floors:
         wanted += ["random"] if dense else ["random", *COLOUR]
         if options.imagenet or options.download:
@@ -179,7 +183,7 @@ def check_specs(specs: Iterable[str], options: EncoderOptions) -> None:
 def _expanded(specs: Iterable[str], work: Path) -> list[str]:
     asked: list[str] = []
     for spec in specs:
-        asked += [str(run) for run in newest_of_each(work)] if spec == "all" else [spec]
+        asked += [str(run) for run in newest_of_each(work)[0]] if spec == "all" else [spec]
     for spec in asked:
         _check_words(spec)
     if not asked:
@@ -187,6 +191,12 @@ def _expanded(specs: Iterable[str], work: Path) -> list[str]:
             "no encoder was named: give encoder=latest, a folder, or a list such as encoder=[latest,random]."
         )
     return list(dict.fromkeys(asked))
+
+
+def _left_out(work: Path) -> list[str]:
+    why = newest_of_each(work)[1]
+    said = ", ".join(f"{run} ({reason})" for run, reason in why.items())
+    return [f"encoder=all leaves out {said}".encode("utf-8", "backslashreplace").decode()] if why else []
 
 
 def _check_words(spec: str) -> None:

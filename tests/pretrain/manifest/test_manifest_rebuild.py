@@ -12,13 +12,17 @@ import pytest
 from pretrain.annotations import LesionRule
 from pretrain.cohorts import Cohort, open_cohort
 from pretrain.cohorts.camelyon16 import open_camelyon16
+from pretrain.config import load
 from pretrain.manifest.command import command
 from pretrain.manifest.differences import DECODER, LABELS, MISSING, PIXELS, RULE, SLIDE, TILES, compare
 from pretrain.manifest.file import Manifest, manifest_id, read_manifest, write_manifest
 from pretrain.manifest.make import from_store, rebuild_job
+from pretrain.stores import with_manifest
 from pretrain.tiles import TileStore
 from pretrain.tiling import Tiling, job, reader, receipts, wanted
 from pretrain.tiling.run import tile_cohort
+from results.errors import UserError
+from results.settings import split_overrides
 
 pytestmark = pytest.mark.slow  # its slides are made and tiled
 
@@ -345,3 +349,12 @@ def test_a_real_slide_goes_round(real_wsi: Path, tmp_path: Path) -> None:
     assert again.digest == made.digest
     assert compare(manifest, from_store(again)).lines() == ["no difference: the same tiles, pixels and labels"]
     assert job.decoder_receipt() == receipts.decoder_receipt()
+
+
+def test_settings_that_contradict_the_manifest_are_refused(manifest_file: Path) -> None:
+    wrong = ["mpp=1.0", "tiling.quality=50"]
+    with pytest.raises(UserError, match=r"\(mpp=0\.7, tiling\.quality=90\), not mpp=1\.0, .* leave out mpp=, tiling"):
+        with_manifest(load([f"manifest={manifest_file}", *wrong]), split_overrides(wrong))
+    right = ["mpp=0.70", "tile=64", "mpp_override=null", "tiling.workers=0"]
+    config = with_manifest(load([f"manifest={manifest_file}", *right]), split_overrides(right))
+    assert (config.tile, config.mpp, config.tiling.workers) == (64, 0.7, 0)

@@ -8,6 +8,7 @@ import lmdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from PIL import Image
 
 from pretrain.cohorts import Slide
@@ -108,6 +109,22 @@ def test_labels_come_from_the_mask(tmp_path: Path, slide_file: Write) -> None:
     assert rows["label_share"][:8] == [0, 0, 1, 1, 1, 1, 1, 1]
     renamed = Codes({1: "tumour", 2: "stroma"}, frozenset({0}))
     assert not tile_slide(slide, renamed, SETTINGS, tmp_path / "store")["cached"]
+
+
+def test_a_slide_that_cannot_be_read_is_called_damaged(tmp_path: Path, slide_file: Write) -> None:
+    path = slide_file("hurt.tif")
+    with tifffile.TiffFile(path) as file:
+        places = [
+            (at, size) for page in file.pages for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
+    content = bytearray(path.read_bytes())
+    for at, size in places:
+        content[at : at + size] = bytes(size)
+    path.write_bytes(content)
+    report = tile_slide(Slide("hurt", path), Codes(), SETTINGS, tmp_path / "store")
+    assert report["status"] == "failed"
+    assert report["reason"].startswith("hurt.tif cannot be decoded")
+    assert report["reason"].endswith("the file is damaged or cut short, copy it again.")
 
 
 def test_failures_are_reports_with_one_line(tmp_path: Path, slide_file: Write) -> None:
