@@ -44,6 +44,12 @@ def _setting(record: Record, key: str) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
+def settings_in_words(record: Record) -> str:
+    """Return an engine's settings as `key=value, ...`, without those that tell of one encoder."""
+    keys = sorted(set(record.data["engine"]["settings"]) - set(PER_ENCODER))
+    return ", ".join(f"{key}={_setting(record, key)}" for key in keys)
+
+
 def engine_rank(column: str) -> tuple[int, str]:
     """Return what sorts engine columns: the frozen ones first, then by name."""
     name = column.partition(" (")[0]

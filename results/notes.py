@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from results.kinds import KINDS
-from results.naming import PER_ENCODER
+from results.naming import PER_ENCODER, settings_in_words
 from results.provenance import short_revision
 from results.record import Record
 from results.statistics import Trial
@@ -100,6 +100,8 @@ def notes_of(records: Sequence[Record], rows: Sequence["Row"], engine_of: Mappin
         notes.append(
             f"Schedule smoke ({', '.join(smoke)}): it shows that everything runs; its scores say nothing of an encoder."
         )
+    made = {(engine_of[record.path], settings_in_words(record)) for record in records}
+    notes += [f"{engine}: {settings}." for engine, settings in sorted(made) if settings]
     notes += _decoders(records)
     revisions = sorted({record.data["git_revision"] for record in records})
     notes.append(f"Code: {', '.join(dict.fromkeys(map(short_revision, revisions)))}.")

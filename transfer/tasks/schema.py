@@ -74,7 +74,9 @@ def task_root(request: Request, layout: str) -> Path:
     if request.root:
         root = Path(request.root)
         if not root.is_dir():
-            raise UserError(f"task.root={root} is not a folder: give the folder of the {layout} data set.")
+            inside = Path("/.dockerenv").exists()
+            hint = " (a container has the folder of `make env DATA=FOLDER` under /data)" if inside else ""
+            raise UserError(f"task.root={root} is not a folder: give the folder of the {layout} data set{hint}.")
         return root
     made = [path for path in (request.work / "cohorts").glob(f"*/{layout}") if path.is_dir()]
     if not made:
@@ -131,8 +133,8 @@ def read_task(spec: str, purpose: str = "classification", changes: Mapping[str, 
     kind = _kind_of(content, purpose)
     if kind is None:
         raise UserError(
-            f"{path}: kind '{content.get('kind')}' has no loader for {purpose}: choose {', '.join(known_tasks(purpose))}, or see what "
-            "kinds these have."
+            f"task '{spec}' is none for {purpose}, its kind '{content.get('kind')}' has no loader for {purpose}: choose "
+            f"{', '.join(known_tasks(purpose))}, or the command that is for it."
         )
     settings = OmegaConf.to_object(compose(OmegaConf.structured(kind.settings), [(str(path), content)], {}))
     for key, value in (changes or {}).items():
