@@ -8,7 +8,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def meant(word: str, known: Iterable[str], otherwise: str) -> str:
@@ -25,20 +25,21 @@ class UserError(Exception):
     """
 
 
-def told_together(checks: Iterable[Callable[[], object]]) -> None:
-    """Make cheap checks before a long step, all of them, so that no mistake waits behind another.
+def told_together(checks: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Make cheap checks before a long step, all of them, so that no mistake waits behind another; returns what they return.
 
     Raises:
         UserError: with what every check that failed has to say.
     """
-    mistakes = []
+    found, mistakes = [], []
     for check in checks:
         try:
-            check()
+            found.append(check())
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
         raise UserError(" And: ".join(mistakes))
+    return found
 
 
 def printable(text: str, stream: TextIO) -> str:

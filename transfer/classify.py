@@ -15,7 +15,7 @@ from transfer.cells import Cell, extract, scale_mismatch
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
 from transfer.engines import Images, known_engines
-from transfer.recording import Recorder, check_writable, say, timed, titled
+from transfer.recording import Recorder, check_writable, planned, say, timed, titled
 from transfer.settings import CellSettings, check_encoders, read_settings
 from transfer.tasks import Request, TileTask, load_task, read_task
 
@@ -45,6 +45,7 @@ record is there already is not run again, so the command can be stopped and repe
   max_tiles_per_slide=null  evenly spaced over a slide; null takes the cap of the task
   device=auto
   batch_size=256
+  check=false         true looks at data and encoders, counts the cells that have no record yet, and scores nothing
 
 Exit status: 0 done, 2 mistake in input or settings, 3 a cell crashed and left a record, 143 stopped; finished cells stay.
 """
@@ -100,10 +101,15 @@ def classify(settings: Settings) -> int:
     trial_notes = [note for trial in range(task.trials) for note in task.trial_notes(trial)]
     for remark in [*([task.remark] if task.remark else []), *task.notes, *trial_notes, *remarks]:
         say(remark)
-    check_writable(Path(settings.records))
     sweep = _Sweep(settings, task)
-    for encoder in encoders:
-        sweep.run(encoder)
+    plans = [(encoder, sweep.cells(encoder)) for encoder in encoders]
+    count = sum(len(cells) for _, cells in plans)
+    say(planned(count, count - sum(sweep.has_record(cell) for _, cells in plans for cell in cells), settings.records))
+    if settings.check:
+        return 0
+    check_writable(Path(settings.records))
+    for encoder, cells in plans:
+        sweep.run(encoder, cells)
     say(
         f"{sweep.scored} cells scored, {sweep.known} already there, {sweep.crashed} crashed; records in {settings.records}, "
         "'python -m results table' lays them out"
@@ -137,12 +143,16 @@ class _Sweep:
         self.scored = self.known = self.crashed = 0
         self._settings, self._task, self._recorder = settings, task, Recorder()
 
-    def run(self, encoder: Encoder) -> None:
+    def has_record(self, cell: Cell) -> bool:
+        """Whether a cell was scored already."""
+        record = find_record(self._settings.records, cell.key)
+        return record is not None and record.ok
+
+    def run(self, encoder: Encoder, cells: list[Cell]) -> None:
         """Run the cells of one encoder that have no record yet."""
         missing = []
-        for cell in self._cells(encoder):
-            record = find_record(self._settings.records, cell.key)
-            if record is not None and record.ok:
+        for cell in cells:
+            if self.has_record(cell):
                 self.known += 1
                 say(f"{_title(cell)}  already in {self._settings.records}")
             else:
@@ -154,7 +164,7 @@ class _Sweep:
         for trial_encoder, group in _by_encoder(encoder, missing):
             self._run_group(trial_encoder, group)
 
-    def _cells(self, encoder: Encoder) -> list[Cell]:
+    def cells(self, encoder: Encoder) -> list[Cell]:
         """The cells of one encoder, trial after trial; engines that train a network are left out where there is none."""
         settings = self._settings
         trains = {name: known_engines()[name](settings.schedule).trains for name in settings.engines}

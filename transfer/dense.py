@@ -3,11 +3,11 @@
 import fcntl
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from results.files import replacing
 from results.record import cell_key, find_record, slug, write_record
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
-from transfer.recording import CellRecord, Recorder, check_writable, say, timed, titled
+from transfer.recording import CellRecord, Recorder, check_writable, in_words, planned, say, timed, titled
 from transfer.settings import CellSettings, check_encoders
 from transfer.tasks.schema import Request, load_task, read_task, task_root
 
@@ -86,18 +86,36 @@ class DenseSettings(CellSettings):
     options: Any = None
 
 
-def load_dense_task(settings: DenseSettings, purpose: str, usual: str, changes: Mapping[str, Any] | None = None) -> Any:
-    """Load the task of a command: `task=` or the usual one, from its folder.
+Built = TypeVar("Built", bound=DenseEngine)
+
+
+def open_dense(
+    settings: DenseSettings,
+    purpose: str,
+    usual: str,
+    build: Callable[[], Built],
+    changes: Mapping[str, Any] | None = None,
+) -> tuple[Any, Built]:
+    """Load the task of a command, `task=` or the usual one, and build its engine.
 
     Args:
         settings: of the command.
         purpose: `detection` or `segmentation`.
         usual: name of the task where none is asked for.
+        build: makes the engine, without the library that it trains with.
         changes: keys that take the place of the task's own.
+
+    Raises:
+        UserError: with all mistakes in encoders, engine and task before any data is read, else with what is wrong with the data.
     """
-    asked = [] if getattr(settings, "check", False) else [lambda: check_encoders(settings)]
-    told_together((*asked, lambda: _task_and_request(settings, purpose, usual, changes)))
-    return load_task(*_task_and_request(settings, purpose, usual, changes), purpose)
+    _, engine, (task, request) = told_together(
+        (
+            lambda: check_encoders(settings),
+            build,
+            lambda: _task_and_request(settings, purpose, usual, changes),
+        )
+    )
+    return load_task(task, request, purpose), engine
 
 
 def _task_and_request(
@@ -155,11 +173,16 @@ def run_cells(
         f"{task.name} v{task.version}: {task.kind}, {engine.name}, schedule {settings.schedule}, {task.trials} trials, "
         f"{len(encoders)} encoders{synthetic}"
     )
-    check_writable(Path(settings.records))
     sweep = _Sweep(task, engine, settings)
-    for encoder in [*encoders, *untrained]:
-        for trial in range(task.trials):
-            sweep.run(encoder, trial)
+    cells = [(encoder, trial) for encoder in [*encoders, *untrained] for trial in range(task.trials)]
+    missing = [cell for cell in cells if not sweep.has_record(*cell)]
+    say(planned(len(cells), len(missing), settings.records))
+    if settings.check:
+        return 0
+    check_writable(Path(settings.records))
+    sweep.known = len(cells) - len(missing)
+    for number, cell in enumerate(missing, start=1):
+        sweep.run(*cell, sum(hasattr(encoder, "backbone") for encoder, _ in missing[number:]))
     say(
         f"{sweep.scored} cells scored, {sweep.known} already there, {sweep.crashed} crashed"
         + (f", {sweep.elsewhere} run by another process" if sweep.elsewhere else "")
@@ -173,11 +196,16 @@ class _Sweep:
     def __init__(self, task: DenseTask, engine: DenseEngine, settings: DenseSettings) -> None:
         self.scored = self.known = self.crashed = self.elsewhere = 0
         self._task, self._engine, self._settings, self._recorder = task, engine, settings, Recorder()
+        self._trained: list[float] = []
 
-    def run(self, encoder: Encoder, trial: int) -> None:
-        """Run one cell unless its record is there; what it dies of is written down, and the sweep goes on."""
+    def has_record(self, encoder: Encoder, trial: int) -> bool:
+        """Whether the cell was scored already."""
+        known = find_record(Path(self._settings.records), self._key(encoder, trial))
+        return known is not None and known.ok
+
+    def _key(self, encoder: Encoder, trial: int) -> str:
         task, engine, settings = self._task, self._engine, self._settings
-        key = cell_key(
+        return cell_key(
             task.name,
             task.version,
             task.split_digest,
@@ -187,15 +215,23 @@ class _Sweep:
             settings.seed,
             trial,
         )
-        known = find_record(Path(settings.records), key)
-        if known is not None and known.ok:
+
+    def run(self, encoder: Encoder, trial: int, after: int = 0) -> None:
+        """Run one cell unless its record is there; what it dies of is written down, and the sweep goes on.
+
+        Args:
+            encoder, trial: what the cell is of.
+            after: how many cells wait behind it that train.
+        """
+        if self.has_record(encoder, trial):  # of another process that was at it when this one looked
             self.known += 1
             return
-        folder = Path(settings.work) / "transfer" / f"{slug(task.name)}-{key[:12]}"
+        name = f"{slug(self._task.name)}-{self._key(encoder, trial)[:12]}"
+        folder = Path(self._settings.work) / "transfer" / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         with only_one(folder.with_suffix(".lock")) as alone:
             if alone:
-                self._train(encoder, trial, folder)
+                self._train(encoder, trial, folder, after)
             else:
                 say(f"{self._place(encoder, trial)}: another process runs it now")
                 self.elsewhere += 1
@@ -203,7 +239,7 @@ class _Sweep:
     def _place(self, encoder: Encoder, trial: int) -> str:
         return f"{titled(encoder)}, {self._engine.name}, trial {trial + 1} of {self._task.trials}"
 
-    def _train(self, encoder: Encoder, trial: int, folder: Path) -> None:
+    def _train(self, encoder: Encoder, trial: int, folder: Path, after: int) -> None:
         task, engine, settings = self._task, self._engine, self._settings
         place, records = self._place(encoder, trial), Path(settings.records)
         recorder = self._recorder.of(task, encoder, engine.name, engine.settings(), settings.seed, trial)
@@ -223,7 +259,11 @@ class _Sweep:
         shown = ", ".join(
             f"{metric['name']} {metric['value']:.3f}" for metric in record["metrics"][:3] if metric["value"] is not None
         )
-        say(f"{place}: {shown} ({seconds:.0f} s)")
+        if hasattr(encoder, "backbone"):
+            self._trained.append(seconds)
+        left = after * sum(self._trained) / max(1, len(self._trained))
+        behind = f"; {after} more to train, about {in_words(left)}" if self._trained and after else ""
+        say(f"{place}: {shown} ({seconds:.0f} s{behind})")
         self.scored += 1
 
     def _units(self, encoder: Encoder, trial: int, folder: Path, place: str) -> pa.Table:

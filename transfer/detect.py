@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transfer.dense import DenseSettings, load_dense_task, run_cells
+from transfer.dense import DenseSettings, open_dense, run_cells
+from transfer.engines.detectron2.engine import FasterRCNN
 from transfer.recording import say
 from transfer.settings import read_settings
 
@@ -19,7 +20,7 @@ Fine-tunes Faster R-CNN (Detectron2) on NuCLS nuclei on top of each encoder; one
   engine=faster_rcnn_fpn  or faster_rcnn_c4 (resnet50 only)
   schedule=smoke      smoke (does it run), short (does it learn), full (for a GPU)
   options=null        changes of the schedule, such as options={iterations: 500, scale: 2.0}
-  check=false         true only accounts for the data: rows, files, parts of every trial
+  check=false         true looks at data and encoders, counts the cells that have no record yet, and trains nothing
   trials=3            trial t tests on fold t, with its own seed
   seed=0
   floors=true         adds the untrained network
@@ -37,7 +38,6 @@ class DetectSettings(DenseSettings):
     engine: str = "faster_rcnn_fpn"
     options: Any = None
     classes: str | None = None
-    check: bool = False
 
 
 def load(arguments: Sequence[str]) -> DetectSettings:
@@ -50,12 +50,13 @@ def load(arguments: Sequence[str]) -> DetectSettings:
 
 def detect(settings: DetectSettings) -> int:
     """Account for the data, then run every cell whose record is not there; returns the exit status."""
-    task = load_dense_task(settings, "detection", "nucls", {"classes": settings.classes})
+    task, engine = open_dense(
+        settings,
+        "detection",
+        "nucls",
+        lambda: FasterRCNN(settings.engine, settings.schedule, settings.options, settings.device, settings.gpus),
+        {"classes": settings.classes},
+    )
     for line in task.report:
         say(line)
-    if settings.check:
-        return 0
-    from transfer.engines.detectron2.engine import FasterRCNN
-
-    engine = FasterRCNN(settings.engine, settings.schedule, settings.options, settings.device, settings.gpus)
     return run_cells(task, engine, settings)

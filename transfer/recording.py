@@ -145,6 +145,12 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"records={folder} cannot be written: mend its permissions or give another folder.")
 
 
+def planned(cells: int, missing: int, records: str) -> str:
+    """Return the line that says what a command is going to do."""
+    there = f", {cells - missing} of them already in {records}" if cells > missing else ""
+    return f"{cells} cells{there}: {missing or 'none'} to run"
+
+
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print a line of progress at once, to stdout unless told; names may hold any bytes, a terminal gets no control characters."""
     stream = stream or sys.stdout

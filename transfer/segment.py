@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from results.files import value_digest
-from transfer.dense import DenseSettings, load_dense_task, run_cells
+from transfer.dense import DenseSettings, open_dense, run_cells
 from transfer.engines.mmseg import MmsegEngine
 from transfer.engines.mmseg.engine import units
 from transfer.recording import say
@@ -25,6 +25,7 @@ Trains a segmenter (mmsegmentation) on BCSS tissue on top of each encoder; one r
   engine=fcn          fcn (output stride 8) or upernet
   schedule=smoke      smoke (does it run), short (does it learn), full (for a GPU)
   options={}          changes of the schedule, such as options={iterations: 500, crop: 256}
+  check=false         true looks at data and encoders, counts the cells that have no record yet, and trains nothing
   trials=3            every trial has its own seed; folders without the official test institutes are tested in turn
   seed=0
   floors=true         adds the untrained network and the majority class
@@ -56,8 +57,12 @@ def segment(settings: Settings) -> int:
     Raises:
         UserError: for a mistake in settings, data or encoder, before the first cell.
     """
-    engine = MmsegEngine(settings.engine, settings.schedule, settings.device, settings.gpus, settings.options)
-    task = load_dense_task(settings, "segmentation", "bcss")
+    task, engine = open_dense(
+        settings,
+        "segmentation",
+        "bcss",
+        lambda: MmsegEngine(settings.engine, settings.schedule, settings.device, settings.gpus, settings.options),
+    )
     for remark in task.remarks:
         say(remark)
     return run_cells(task, engine, settings, [MajorityClass()] if settings.floors else [])

@@ -36,6 +36,7 @@ class CellSettings:
     download: bool = False
     allow_partial: bool = False
     device: str = "auto"
+    check: bool = False
 
 
 def check_encoders(settings: CellSettings) -> None:

@@ -88,6 +88,17 @@ def test_a_call_leaves_a_record_for_every_cell_and_the_next_call_has_nothing_to_
     assert "2 cells scored" in capsys.readouterr().out
 
 
+def test_a_check_counts_the_cells_and_scores_none(work, capsys):
+    assert call(work, "check=true") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "24 cells: 24 to run"
+    assert not (work.parent / "records").exists()
+    assert call(work, "floors=false", "engines=[knn]") == 0
+    assert call(work, "check=true", "floors=false") == 0
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == f"6 cells, 3 of them already in {work.parent / 'records'}: 3 to run"
+    )
+
+
 def test_features_are_extracted_once_an_encoder_and_once_a_trial_for_untrained_weights(work, monkeypatch):
     calls = []
     monkeypatch.setattr(module, "extract", lambda encoder, *rest: calls.append(encoder.name) or extract(encoder, *rest))

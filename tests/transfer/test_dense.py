@@ -12,7 +12,7 @@ from transfer_toys import write_export
 from results.errors import UserError
 from results.record import read_records
 from transfer.__main__ import main
-from transfer.dense import DenseSettings, run_cells
+from transfer.dense import DenseSettings, open_dense, run_cells
 from transfer.recording import Progress, in_words
 from transfer.settings import read_settings
 
@@ -76,6 +76,45 @@ def test_every_encoder_and_trial_is_one_cell_and_nothing_runs_twice(settings, ca
     assert run_cells(Toy(), engine, settings) == 0
     assert len(engine.ran) == 4
     assert "0 cells scored, 4 already there" in capsys.readouterr().out
+
+
+def test_a_check_counts_the_cells_and_writes_nothing(settings, capsys):
+    engine = Engine()
+    settings.check = True
+    assert run_cells(Toy(), engine, settings, [Known()]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "6 cells: 6 to run"
+    assert (engine.ran, Path(settings.records).exists(), (Path(settings.work) / "transfer").exists()) == (
+        [],
+        False,
+        False,
+    )
+    settings.check, settings.floors = False, False
+    assert run_cells(Toy(trials=1), engine, settings) == 0
+    settings.check, settings.floors = True, True
+    assert run_cells(Toy(), engine, settings) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"4 cells, 1 of them already in {settings.records}: 3 to run"
+
+
+def test_a_scored_cell_says_what_the_others_will_take(settings, monkeypatch, capsys):
+    monkeypatch.setattr("transfer.dense.timed", lambda work: (work(), 90.0))
+    assert run_cells(Toy(), Engine(), settings, [Known()]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "mIoU" in line or "(90 s" in line]
+    assert [line.partition("(90 s")[2] for line in lines] == [
+        "; 3 more to train, about 4 min 30 s)",
+        "; 2 more to train, about 3 min 0 s)",
+        "; 1 more to train, about 1 min 30 s)",
+        ")", ")", ")",
+    ]  # fmt: skip
+
+
+def test_mistakes_in_encoder_engine_and_data_are_told_in_one_go(tmp_path):
+    settings = DenseSettings(encoder=["nowhere"], root=str(tmp_path / "gone"), work=str(tmp_path))
+
+    def build():
+        raise UserError("schedule=FULL is not known")
+
+    with pytest.raises(UserError, match=r"nowhere.* And: schedule=FULL is not known And: task\.root=.*gone"):
+        open_dense(settings, "detection", "nucls", build)
 
 
 def test_a_crash_leaves_a_record_and_the_rest_goes_on(settings, capsys):

@@ -11,10 +11,18 @@ def test_the_command_accounts_for_the_data_and_stops_there(nucls_task, tmp_path,
     from transfer.detect import detect, load
 
     root = nucls_task.images[0].path.parents[1]
-    assert detect(load([f"task.root={root}", "check=true", "task.classes=one", f"work={tmp_path}"])) == 0
+    words = [
+        f"task.root={root}",
+        "check=true",
+        "task.classes=one",
+        f"work={tmp_path}",
+        f"records={tmp_path / 'records'}",
+    ]
+    assert detect(load([*words, "encoder=random"])) == 0
     out = capsys.readouterr().out
     assert "6 images in rgb; 36 rows" in out
     assert "trial 3: " in out
+    assert out.splitlines()[-1] == "3 cells: 3 to run"
     assert not list(tmp_path.iterdir())
 
 

@@ -23,6 +23,19 @@ def test_trials_follow_the_published_folds_and_wrap_around(nucls_folder):
         assert held
 
 
+@pytest.mark.parametrize(
+    ("folds", "trials", "note"),
+    [(1, 1, ""), (1, 3, "All trials test on the same images"), (2, 2, ""), (2, 3, "trial 3 tests on the images of trial 1")],
+)  # fmt: skip
+def test_trials_that_share_their_test_images_say_so(tmp_path, folds, trials, note):
+    folder = write_nucls(tmp_path / "n", folds=False)
+    for number in range(folds):
+        write_fold(folder, number + 1, [slide for slide in SLIDES if slide != SLIDES[number]], [SLIDES[number]])
+    notes = " ".join(load_folder(folder, trials=trials).notes)
+    assert note in notes
+    assert ("the images of trial 1" in notes or "same images" in notes) is bool(note)
+
+
 def test_a_slide_in_both_parts_of_a_fold_is_refused(nucls_folder):
     write_fold(nucls_folder, 2, [SLIDES[0], SLIDES[1]], [SLIDES[1]])
     with pytest.raises(UserError, match="both name slide TCGA-A2"):

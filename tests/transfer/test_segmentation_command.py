@@ -3,7 +3,7 @@ from bcss_toys import write_bcss
 
 from results.errors import UserError
 from results.record import read_records
-from transfer.dense import load_dense_task
+from transfer.dense import open_dense
 from transfer.segment import Settings, load, segment
 
 TINY = {
@@ -26,6 +26,10 @@ def settings(root, **changes):
         "records": str(root / "records"),
     }
     return Settings(**{**own, "device": "cpu", "trials": 2, "options": TINY, **changes})
+
+
+def opened(settings):
+    return open_dense(settings, "segmentation", "bcss", object)[0]
 
 
 @pytest.mark.slow
@@ -77,12 +81,12 @@ def test_a_task_is_a_yaml_of_ones_own(tmp_path):
     write_bcss(tmp_path / "bcss")
     own = tmp_path / "own.yaml"
     own.write_text("name: mine\nversion: 3\nkind: bcss\ngrouping: eva\nmpp: 0.6\ntest: [OL]\nvalidation: []\n")
-    task = load_dense_task(settings(tmp_path, task=str(own)), "segmentation", "bcss")
+    task = opened(settings(tmp_path, task=str(own)))
     assert (task.name, task.version, task.mpp, len(task.splits)) == ("mine", 3, 0.6, 2)
     assert task.splits[0].validation == ()
     for text, told in (("kind: pannuke\n", "kind 'pannuke'"), ("kind: tile_labels\n", "kind 'tile_labels'"), ("kind: bcss\nmmp: 1\n", "mmp")):  # fmt: skip
         own.write_text(text)
         with pytest.raises(UserError, match=told):
-            load_dense_task(settings(tmp_path, task=str(own)), "segmentation", "bcss")
+            opened(settings(tmp_path, task=str(own)))
     with pytest.raises(UserError, match="task 'bcsss'"):
-        load_dense_task(settings(tmp_path, task="bcsss"), "segmentation", "bcss")
+        opened(settings(tmp_path, task="bcsss"))

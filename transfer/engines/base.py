@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from results.errors import UserError
+
 if TYPE_CHECKING:
     from transfer.encoders.network import Backbone
 
@@ -100,3 +102,16 @@ def derived_seed(*parts: int | str) -> int:
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean recall over the classes that occur; what choices on validation go by."""
     return float(np.mean([(predicted[labels == c] == c).mean() for c in np.unique(labels)]))
+
+
+def check_gpus(device: str, gpus: int) -> None:
+    """Raise a UserError where a command asks for more GPUs than it may use."""
+    import torch
+
+    from transfer.encoders.network import choose_device
+
+    there = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
+    if there < gpus:
+        raise UserError(
+            f"gpus={gpus} but device={device} has {there} to use here: give gpus=1, or as many as there are."
+        )

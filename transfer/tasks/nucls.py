@@ -95,7 +95,7 @@ def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> D
     notes: tuple[str, ...] = ()
     if not rehearsal:
         name, notes = named_by_size(name, len(images), settings.full_set, "fields")
-    notes += _shared(images, splits)
+    notes += (*_repeated(len(folds), trials), *_shared(images, splits))
     report = (
         *ledger.lines(len(images), folder.name),
         *remarks,
@@ -137,6 +137,15 @@ def _check_nuclei(root: Path, images: list[BoxedImage], splits: tuple[Parts, ...
                     f"{root}: the {part} part of trial {number} ({split.rule}) has no nucleus of a known class inside its windows: "
                     "add annotated images, or take another fold."
                 )
+
+
+def _repeated(folds: int, trials: int) -> tuple[str, ...]:
+    """Say which trials test on the same images."""
+    if trials <= folds:
+        return ()
+    if folds == 1:
+        return ("All trials test on the same images, those of the only fold, and differ in seed and validation only.",)
+    return (f"There are {folds} folds: trial {folds + 1} tests on the images of trial 1 again, and so on.",)
 
 
 def _shared(images: list[BoxedImage], splits: tuple[Parts, ...]) -> tuple[str, ...]:

@@ -7,18 +7,21 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from results.errors import UserError
 from transfer.dialects.detectron2 import require_head
-from transfer.encoders.network import Backbone, choose_device
-from transfer.engines.detectron2 import compat, model, train
+from transfer.engines.base import check_gpus
+from transfer.engines.detectron2 import compat
 from transfer.engines.detectron2.schedules import PROPOSALS, read_schedule
 from transfer.tasks.boxes import DetectionTask
+
+if TYPE_CHECKING:
+    from transfer.encoders.network import Backbone
+    from transfer.engines.detectron2 import train
 
 ENGINES = {"faster_rcnn_fpn": "fpn", "faster_rcnn_c4": "c4"}
 
@@ -50,20 +53,23 @@ class FasterRCNN:
         if name not in ENGINES:
             raise UserError(f"engine={name} is not known for detection: choose {', '.join(ENGINES)}.")
         compat.installed()
-        self.name, self._heads, self._gpus = name, ENGINES[name], gpus
+        self.name, self._heads, self._wanted, self._gpus = name, ENGINES[name], device, gpus
         self._named, self._schedule = schedule, read_schedule(schedule, changes)
-        device_found = choose_device(device)
-        self._device = "cuda" if gpus > 1 else str(device_found)
-        if gpus > 1 and (device_found.type != "cuda" or gpus > torch.cuda.device_count()):
-            here = torch.cuda.device_count() if device_found.type == "cuda" else 0
-            raise UserError(
-                f"gpus={gpus} but device={device} has {here} to use here: give gpus=1, or as many as there are."
-            )
+        if gpus > 1:
+            check_gpus(device, gpus)
         if self._schedule.batch % gpus:
             raise UserError(f"batch={self._schedule.batch} of schedule {schedule} does not divide among gpus={gpus}.")
 
+    @property
+    def _device(self) -> str:
+        from transfer.encoders.network import choose_device
+
+        return "cuda" if self._gpus > 1 else str(choose_device(self._wanted))
+
     def settings(self) -> dict[str, Any]:
         """All that changes a number: the resolved schedule, the detector's constants, the version of Detectron2."""
+        from transfer.engines.detectron2 import model
+
         half = self._schedule.bfloat16 and self._device != "cpu"
         return {
             "schedule": self._named,
@@ -77,7 +83,7 @@ class FasterRCNN:
             "detectron2": compat.version(),
         }
 
-    def check(self, backbone: Backbone) -> None:
+    def check(self, backbone: "Backbone") -> None:
         """Raise a UserError for an encoder that this detector cannot hold."""
         if backbone.architecture not in ("resnet18", "resnet50"):
             raise UserError(
@@ -86,12 +92,14 @@ class FasterRCNN:
             )
         require_head(backbone.architecture, self._heads)
 
-    def run(self, task: DetectionTask, backbone: Backbone, seed: int, trial: int, folder: Path) -> pa.Table:
+    def run(self, task: DetectionTask, backbone: "Backbone", seed: int, trial: int, folder: Path) -> pa.Table:
         """Train on the trial's train part, choose the score threshold on its validation part, predict its test part.
 
         Returns:
             Units of detection; metadata `score_threshold` and `match_px`.
         """
+        from transfer.engines.detectron2 import train
+
         self.check(backbone)
         job = train.Job(task, backbone, self._heads, self._schedule, seed, trial, self._device, folder)
         try:
@@ -107,8 +115,10 @@ class FasterRCNN:
         return pq.read_table(folder / train.UNITS)
 
 
-def work(job: train.Job) -> None:
+def work(job: "train.Job") -> None:
     """Do the work of one rank; what goes wrong is raised, and Detectron2 does not print its trace as well."""
+    from transfer.engines.detectron2 import train
+
     with _without_traces("detectron2.engine.train_loop"):
         train.work(job)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from results.errors import UserError
 from results.files import replacing
+from transfer.engines.base import check_gpus
 from transfer.engines.mmseg.drawing import draw
 from transfer.engines.mmseg.heads import DEPTHS, HEADS
 from transfer.engines.mmseg.schedule import read_schedule
@@ -39,7 +40,7 @@ class MmsegEngine:
         self.name, self._named, self._device, self._gpus = name, schedule, device, gpus
         self._schedule = read_schedule(schedule, changes)
         if gpus > 1:
-            _check_gpus(device, gpus)
+            check_gpus(device, gpus)
         if self._schedule.batch % gpus:
             raise UserError(
                 f"gpus={gpus} does not divide the batch of {self._schedule.batch} crops: take a divisor of it."
@@ -105,18 +106,6 @@ class MmsegEngine:
         with replacing(job.folder / "predictions" / f"{region.name}.png") as temporary:
             picture.save(temporary)
         return stitch.confusion(job.task.truth(region), predicted, len(job.task.classes))
-
-
-def _check_gpus(device: str, gpus: int) -> None:
-    import torch
-
-    from transfer.encoders.network import choose_device
-
-    there = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
-    if there < gpus:
-        raise UserError(
-            f"gpus={gpus} but device={device} has {there} to use here: give gpus=1, or as many as there are."
-        )
 
 
 def units(task: SegmentationTask, regions: list[Region], found: list[np.ndarray]) -> pa.Table:
