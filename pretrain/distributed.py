@@ -1,6 +1,9 @@
 """The processes of one run: who am I, and the few exchanges that training needs."""
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from results.errors import UserError
+from results.errors import PATIENCE, UserError
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,32 @@ def under_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def join(device: str) -> World:
-    """Enter the process group that torchrun announces (nccl on CUDA, gloo on CPU); alone otherwise."""
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What gloo says in the ranks that are left when one has died."""
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """Be in the process group that torchrun announces (nccl on CUDA, gloo on CPU) for the block; alone without torchrun.
+
+    Raises:
+        UserError: for a device that is not there, or where another rank is gone.
+    """
     if not under_torchrun():
-        return World(device=pick_device(device))
+        yield World(device=pick_device(device))
+        return
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
-    return World(dist.get_rank(), dist.get_world_size(), chosen)
-
-
-def leave() -> None:
-    """Leave the process group if there is one."""
-    if dist.is_initialized():
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in PEER_LOST):
+            raise
+        time.sleep(2 * PATIENCE)  # a launcher ends this rank before that, when the other has said what it died of
+        raise UserError(
+            "another rank is gone while this one waited for it: see what that one said; saved checkpoints stay."
+        ) from error
+    finally:
         dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """The main job: tile -> train -> export, each step skipped when its result is there."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from pretrain import distributed
+from pretrain import distributed, ranks
 from pretrain.config import load
 from pretrain.runs import Run, find_run, list_runs, open_run
 from pretrain.stores import existing_store, make_store, with_manifest, with_store, without_coordinates
@@ -101,18 +102,7 @@ def train(config: DictConfig, store: TileStore, settings: list[str]) -> int:
         return train_here(config)
     run = open_run(config, store, count)
     settings = [s for s in settings if not s.startswith("run=")] + [f"run={run.root.name}"]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={count}",
-        "-m",
-        "pretrain",
-        "train",
-        *settings,
-    ]
-    return launch(command)
+    return launch(ranks.command(count, ["train", *settings]))
 
 
 def count_processes(config: DictConfig) -> int:
@@ -146,43 +136,40 @@ def launch(command: list[str]) -> int:
 
 
 def train_here(config: DictConfig) -> int:
-    """Train as this process: alone, or as one rank of torchrun's group."""
+    """Train as this process: alone, or as one rank of torchrun's group; of these the first one speaks."""
     from pretrain import loop
 
-    world = distributed.join(config.device)
     try:
-        store = existing_store(config)
-        config = without_coordinates(config, store, tell=world.rank == 0 and distributed.under_torchrun())
-        name = None
-        if world.rank == 0:
-            try:
-                name = open_run(config, store, world.size).root.name
-            except UserError as error:
-                name = error
-        name = world.share(name)
-        if isinstance(name, UserError):
-            raise name
-        run = Run(Path(config.work) / "runs" / name)
-        if run.finished:
-            if world.rank == 0:
-                print(f"train: {run.root} is trained already")
-            return 0
-        if world.rank:
-            loop.train(config, store, run, world)
-        else:
-            with run.lock():
-                loop.train(config, store, run, world)
-        return 0
+        with distributed.joined(config.device) as world:
+            return _train_as(world, config)
     except loop.Stopped as stop:
-        if world.rank == 0:
+        if os.environ.get("RANK", "0") == "0":
             print("stopped: a checkpoint is saved; the same command goes on from here.", file=sys.stderr)
         return 128 + stop.number
-    except UserError:
-        if world.rank:
-            return 2
-        raise
-    finally:
-        distributed.leave()
+
+
+def _train_as(world: distributed.World, config: DictConfig) -> int:
+    from pretrain import loop
+
+    store = existing_store(config)
+    config = without_coordinates(config, store, tell=world.rank == 0 and distributed.under_torchrun())
+    name = None
+    if world.rank == 0:
+        try:
+            name = open_run(config, store, world.size).root.name
+        except UserError as error:
+            name = error
+    name = world.share(name)
+    if isinstance(name, UserError):
+        raise name
+    run = Run(Path(config.work) / "runs" / name)
+    if run.finished:
+        if world.rank == 0:
+            print(f"train: {run.root} is trained already")
+        return 0
+    with run.lock() if world.rank == 0 else contextlib.nullcontext():
+        loop.train(config, store, run, world)
+    return 0
 
 
 def named_run(config: DictConfig) -> Run:

@@ -6,14 +6,13 @@ also does the whole batch alone, and compares.
 
 import dataclasses
 import os
-import sys
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain import distributed
+from pretrain import distributed, ranks
 from pretrain.distributed import World
 from pretrain.methods.base import Facts, Step
 from pretrain.methods.sgcl import SGCL, SGCLOptions
@@ -184,18 +183,14 @@ def run(arguments: list[str]) -> int:
     if not distributed.under_torchrun():
         status = 0
         for count in settings.processes:
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-            status = max(status, launch([*command, "-m", "pretrain", "parity", *arguments]))
+            status = max(status, launch(ranks.command(count, ["parity", *arguments])))
         return status
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    world = distributed.join(settings.device)
-    try:
+    with distributed.joined(settings.device) as world:
         found = check(settings, world)
         if world.rank == 0:
             print(certificate(found, world), flush=True)
         return 0 if world.share(all(finding.holds for finding in found)) else 1
-    finally:
-        distributed.leave()
 
 
 def _refuse(settings: Settings) -> None:
