@@ -52,7 +52,6 @@ def test_a_command_with_workers_is_stopped_in_one_sentence(tmp_path, number, sta
         [sys.executable, str(tmp_path / "job.py"), str(tmp_path / "seen")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     while not child.stdout.readline().startswith("done"):
         assert child.poll() is None

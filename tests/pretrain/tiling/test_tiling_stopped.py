@@ -27,7 +27,6 @@ def test_a_signal_is_one_sentence_without_a_trace_of_dask(tmp_path, number, stat
     ]
     child = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     said = child.stderr.readline()
     assert said.startswith("tiling 1/3"), said
