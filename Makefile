@@ -49,6 +49,7 @@ test-fast: lint ## the checks that start nothing and train nothing
 
 lint: setup
 	.venv/bin/ruff check .
+	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' 2>/dev/null # what a merge may leave
 	.venv/bin/ruff format --check .
 
 format: setup ## ruff, fixes applied
