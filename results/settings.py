@@ -152,13 +152,13 @@ def _set(config: DictConfig, key: str, value: Any, source: str, shown: str | Non
     try:
         if group._get_node(leaf)._metadata.ref_type is bool and isinstance(value, int | float) and value not in (0, 1):
             raise ValidationError("OmegaConf takes any number but 0 for true")
-        OmegaConf.update(config, key, value)
         if (
             isinstance(value, list)
             and _element(group, leaf) is not None
             and any(isinstance(v, list | dict) for v in value)
         ):
             raise ValidationError("OmegaConf takes lists within a list of text")
+        OmegaConf.update(config, key, value)
     except (OmegaConfBaseException, OverflowError) as error:
         kind = _kind(group, leaf)
         given = str(value if shown is None else shown)[:80]
