@@ -38,7 +38,7 @@ def told_together(checks: Iterable[Callable[[], Any]]) -> list[Any]:
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
-        raise UserError(" And: ".join(mistakes))
+        raise UserError(" And: ".join(dict.fromkeys(mistakes)))
     return found
 
 

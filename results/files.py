@@ -73,4 +73,6 @@ def file_digest(path: Path | str) -> str:
 
 def value_digest(value: Any) -> str:
     """Return the sha256 of a JSON-able value, independent of key order, as 64 hex digits."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    ).hexdigest()

@@ -218,6 +218,7 @@ def _files_of(folder: Path, key: str, but: Path | None = None) -> list[Path]:
 def _read(path: Path) -> Record:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(data, ensure_ascii=False).encode()  # half a character, as JSON allows it, fails here
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as JSON ({reason}): delete it and run its cell again.") from error

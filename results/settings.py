@@ -1,6 +1,7 @@
 """`key=value` settings over dataclass schemas, in the dialect of Hydra, with errors that name the nearest key."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ def compose(
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{key}={text[:60]} cannot be parsed: quote the value or mend its brackets.") from error
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        if isinstance(value, bool | int | float) and _wants_text(config, key):
-            value = text
+        if isinstance(value, bool | int | float | str) and _wants_text(config, key):
+            value = as_typed(value, text)
         _set(config, key, value, "the command line", shown=text)
     try:
         OmegaConf.resolve(config)
@@ -93,6 +94,14 @@ def compose(
     if missing:
         raise UserError(f"{missing[0]}=??? is no value: give one, or leave the key out.")
     return config
+
+
+def as_typed(value: bool | int | float | str, text: str) -> str:
+    """Return text as a person typed it, where YAML made a number of it or cut it at a `#`; quotes go, and `~/` is the home folder."""
+    if isinstance(value, str) and text.lstrip()[:1] in ("'", '"'):
+        return value
+    text = text.strip()
+    return os.path.expanduser(text) if text.startswith("~/") else text
 
 
 def _wants_text(config: DictConfig, key: str) -> bool:
@@ -143,11 +152,23 @@ def _set(config: DictConfig, key: str, value: Any, source: str, shown: str | Non
     try:
         if group._get_node(leaf)._metadata.ref_type is bool and isinstance(value, int | float) and value not in (0, 1):
             raise ValidationError("OmegaConf takes any number but 0 for true")
+        if (
+            isinstance(value, list)
+            and _element(group, leaf) is not None
+            and any(isinstance(v, list | dict) for v in value)
+        ):
+            raise ValidationError("OmegaConf takes lists within a list of text")
         OmegaConf.update(config, key, value)
     except (OmegaConfBaseException, OverflowError) as error:
         kind = _kind(group, leaf)
         given = str(value if shown is None else shown)[:80]
         raise UserError(f"{key}={given} from {source} does not fit: {kind} is expected.") from error
+
+
+def _element(parent: DictConfig, leaf: str) -> type | None:
+    """Return what a list of the schema holds, such as `str`; None for what is no list, or one of anything."""
+    kind = getattr(parent._get_node(leaf)._metadata, "element_type", None)
+    return kind if kind in (str, int, float, bool) else None
 
 
 def _kind(parent: DictConfig, leaf: str) -> str:

@@ -16,7 +16,7 @@ from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
 from transfer.engines import Images, known_engines
 from transfer.recording import Recorder, check_writable, planned, say, timed, titled
-from transfer.settings import CellSettings, check_encoders, read_settings
+from transfer.settings import CellSettings, check_device, check_encoders, read_settings
 from transfer.tasks import Request, TileTask, load_task, read_task
 
 HELP = """python -m transfer classify key=value ...
@@ -69,6 +69,7 @@ def load(arguments: list[str]) -> Settings:
         raise UserError(
             f"engines=[{','.join(map(str, settings.engines))}] is not possible: choose among {', '.join(known_engines())}."
         )
+    settings.engines = list(dict.fromkeys(settings.engines))
     return settings
 
 
@@ -81,7 +82,14 @@ def classify(settings: Settings) -> int:
     Raises:
         UserError: before the first cell, for a mistake in settings, store, task or encoder.
     """
-    told_together((lambda: check_encoders(settings), lambda: _check_task(settings)))
+    told_together(
+        (
+            lambda: check_encoders(settings),
+            lambda: check_device(settings),
+            lambda: check_writable("records", Path(settings.records)),
+            lambda: _check_task(settings),
+        )
+    )
     task = _open_task(settings)
     options = EncoderOptions(
         Path(settings.work),
@@ -107,7 +115,6 @@ def classify(settings: Settings) -> int:
     say(planned(count, count - sum(sweep.has_record(cell) for _, cells in plans for cell in cells), settings.records))
     if settings.check:
         return 0
-    check_writable(Path(settings.records))
     for encoder, cells in plans:
         sweep.run(encoder, cells)
     say(
@@ -129,11 +136,13 @@ def _open_task(settings: Settings) -> TileTask:
 
 
 def _check_task(settings: Settings) -> None:
-    """Find out before anything is read whether store and task are there."""
+    """Find out before anything is read whether store and task are there, and `work` for what a task on files keeps."""
     if settings.store:
         TileStore(settings.store)
     if settings.task:
         read_task(settings.task)
+    if settings.root:  # what of its files was read is remembered there
+        check_writable("work", Path(settings.work))
 
 
 class _Sweep:

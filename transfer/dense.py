@@ -18,7 +18,7 @@ from results.record import cell_key, find_record, slug, write_record
 from transfer.encoders import EncoderOptions, open_encoders
 from transfer.encoders.base import Encoder
 from transfer.recording import CellRecord, Recorder, check_writable, in_words, planned, say, timed, titled
-from transfer.settings import CellSettings, check_encoders
+from transfer.settings import CellSettings, check_device, check_encoders
 from transfer.tasks.schema import Request, load_task, read_task, task_root
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class DenseSettings(CellSettings):
 
 
 Built = TypeVar("Built", bound=DenseEngine)
+Opened = tuple[list[Encoder], list[str]]
+"""Encoders, and the lines to print of them."""
 
 
 def open_dense(
@@ -95,8 +97,8 @@ def open_dense(
     usual: str,
     build: Callable[[], Built],
     changes: Mapping[str, Any] | None = None,
-) -> tuple[Any, Built]:
-    """Load the task of a command, `task=` or the usual one, and build its engine.
+) -> tuple[Any, Built, Opened]:
+    """Build the engine of a command, open its encoders, and load its task, `task=` or the usual one.
 
     Args:
         settings: of the command.
@@ -106,16 +108,44 @@ def open_dense(
         changes: keys that take the place of the task's own.
 
     Raises:
-        UserError: with all mistakes in encoders, engine and task before any data is read, else with what is wrong with the data.
+        UserError: with all mistakes in encoders, places, engine and task before any data is read, then for an encoder that the
+            engine cannot take, else with what is wrong with the data.
     """
-    _, engine, (task, request) = told_together(
+    _, engine, (task, request), *_ = told_together(
         (
             lambda: check_encoders(settings),
             build,
             lambda: _task_and_request(settings, purpose, usual, changes),
+            lambda: check_device(settings),
+            lambda: check_writable("records", Path(settings.records)),
+            lambda: check_writable("work", Path(settings.work)),
         )
     )
-    return load_task(task, request, purpose), engine
+    opened = open_usable(settings, engine)
+    return load_task(task, request, purpose), engine, opened
+
+
+def open_usable(settings: DenseSettings, engine: DenseEngine) -> Opened:
+    """Open the encoders of a command; returns them with the lines to print.
+
+    Raises:
+        UserError: for an encoder that is not there or that the engine cannot take.
+    """
+    options = EncoderOptions(
+        Path(settings.work),
+        settings.imagenet,
+        settings.download,
+        settings.allow_partial,
+        settings.device,
+        settings.seed,
+        settings.backbone,
+    )
+    encoders, remarks = open_encoders(settings.encoder, options, settings.floors, dense=True)
+    for encoder in encoders:
+        if not hasattr(encoder, "backbone"):
+            raise UserError(f"encoder {encoder.name} has no weights to train on: {engine.kind} needs a network.")
+        engine.check(encoder.for_trial(0).backbone())
+    return encoders, remarks
 
 
 def _task_and_request(
@@ -138,36 +168,25 @@ class DenseFloor(Protocol):
 
 
 def run_cells(
-    task: DenseTask, engine: DenseEngine, settings: DenseSettings, untrained: Sequence[DenseFloor] = ()
+    task: DenseTask,
+    engine: DenseEngine,
+    settings: DenseSettings,
+    opened: Opened,
+    untrained: Sequence[DenseFloor] = (),
 ) -> int:
     """Score every encoder on every trial whose record is not there yet, one record a cell.
 
     Args:
         task, engine, settings: of the command.
+        opened: its encoders, by `open_usable`.
         untrained: floors that are scored after the encoders, without the engine.
 
     Returns:
         0, or 3 when a cell crashed (its record says how) while the others went on.
-
-    Raises:
-        UserError: before the first cell, for an encoder that is not there or that the engine cannot take.
     """
-    options = EncoderOptions(
-        Path(settings.work),
-        settings.imagenet,
-        settings.download,
-        settings.allow_partial,
-        settings.device,
-        settings.seed,
-        settings.backbone,
-    )
-    encoders, remarks = open_encoders(settings.encoder, options, settings.floors, dense=True)
+    encoders, remarks = opened
     for remark in remarks:
         say(remark)
-    for encoder in encoders:
-        if not hasattr(encoder, "backbone"):
-            raise UserError(f"encoder {encoder.name} has no weights to train on: {task.kind} needs a network.")
-        engine.check(encoder.for_trial(0).backbone())
     synthetic = " (synthetic images)" if task.rehearsal else ""
     say(
         f"{task.name} v{task.version}: {task.kind}, {engine.name}, schedule {settings.schedule}, {task.trials} trials, "
@@ -179,7 +198,6 @@ def run_cells(
     say(planned(len(cells), len(missing), settings.records))
     if settings.check:
         return 0
-    check_writable(Path(settings.records))
     sweep.known = len(cells) - len(missing)
     for number, cell in enumerate(missing, start=1):
         sweep.run(*cell, sum(hasattr(encoder, "backbone") for encoder, _ in missing[number:]))

@@ -50,7 +50,7 @@ def load(arguments: Sequence[str]) -> DetectSettings:
 
 def detect(settings: DetectSettings) -> int:
     """Account for the data, then run every cell whose record is not there; returns the exit status."""
-    task, engine = open_dense(
+    task, engine, opened = open_dense(
         settings,
         "detection",
         "nucls",
@@ -59,4 +59,4 @@ def detect(settings: DetectSettings) -> int:
     )
     for line in task.report:
         say(line)
-    return run_cells(task, engine, settings)
+    return run_cells(task, engine, settings, opened)

@@ -1,5 +1,6 @@
 """What every command that runs cells shares: the record of a cell, and small things around a sweep."""
 
+import contextlib
 import os
 import sys
 import time
@@ -133,16 +134,23 @@ class Recorder:
         )
 
 
-def check_writable(folder: Path) -> None:
-    """Find out before the first cell, not after it, that records cannot be written."""
+def check_writable(setting: str, folder: Path) -> None:
+    """Find out before any long step that a folder cannot be made or written; what is made to find that out is removed again."""
+    made: list[Path] = []
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"records={folder} cannot be made ({error.strerror}): give a folder that can be written."
+            f"{setting}={folder} cannot be made ({error.strerror}): give a folder that can be written."
         ) from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"records={folder} cannot be written: mend its permissions or give another folder.")
+    finally:
+        writable = os.access(folder, os.W_OK)
+        for path in made:
+            with contextlib.suppress(OSError):  # another process has put something in it
+                path.rmdir()
+    if not writable and folder.exists():
+        raise UserError(f"{setting}={folder} cannot be written: mend its permissions or give another folder.")
 
 
 def planned(cells: int, missing: int, records: str) -> str:

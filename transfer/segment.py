@@ -57,7 +57,7 @@ def segment(settings: Settings) -> int:
     Raises:
         UserError: for a mistake in settings, data or encoder, before the first cell.
     """
-    task, engine = open_dense(
+    task, engine, opened = open_dense(
         settings,
         "segmentation",
         "bcss",
@@ -65,7 +65,7 @@ def segment(settings: Settings) -> int:
     )
     for remark in task.remarks:
         say(remark)
-    return run_cells(task, engine, settings, [MajorityClass()] if settings.floors else [])
+    return run_cells(task, engine, settings, opened, [MajorityClass()] if settings.floors else [])
 
 
 class MajorityClass:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from results.errors import UserError
-from results.settings import compose, split_overrides
+from results.settings import as_typed, compose, split_overrides
 from transfer.encoders import EncoderOptions, check_specs
 from transfer.tasks.schema import MOST_TRIALS
 
@@ -45,6 +45,14 @@ def check_encoders(settings: CellSettings) -> None:
     check_specs(settings.encoder, options)
 
 
+def check_device(settings: CellSettings) -> None:
+    """Find out before any long step whether the device is there."""
+    if settings.device != "auto":
+        from transfer.encoders.network import choose_device
+
+        choose_device(settings.device)
+
+
 Own = TypeVar("Own", bound=CellSettings)
 
 
@@ -55,7 +63,10 @@ def read_settings(schema: type[Own], arguments: Sequence[str]) -> Own:
         overrides["root"] = overrides.pop("task.root")
     settings: Own = OmegaConf.to_object(compose(OmegaConf.structured(schema), [], overrides))
     given = settings.encoder
-    settings.encoder = [str(spec) for spec in given] if isinstance(given, list) else [str(given)]
+    if isinstance(given, bool | int | float | str) and "encoder" in overrides:
+        given = as_typed(given, overrides["encoder"])
+    specs = [str(spec) for spec in given] if isinstance(given, list) else [str(given)]
+    settings.encoder = [as_typed(spec, spec) for spec in specs]
     for name, least in LEAST.items():
         if getattr(settings, name, least) < least:
             raise UserError(f"{name}={getattr(settings, name)} is too small: give {least} or more.")

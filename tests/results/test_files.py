@@ -70,6 +70,10 @@ def test_write_json_that_cannot_be_encoded_leaves_the_old(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_path_of_any_bytes_has_a_digest():
+    assert value_digest("/data/\udcff") != value_digest("/data/\udcfe")
+
+
 def test_digests(tmp_path):
     (tmp_path / "a").write_bytes(b"tile")
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"tile").hexdigest()

@@ -117,7 +117,7 @@ def test_find_record(tmp_path, record_of, units_of):
         assert find_record(tmp_path, record_key(record)) is None  # its cell is run again
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}", '{"notes": ["\\ud800"]}'])
 def test_json_that_breaks_its_reader_is_one_sentence(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     assert "cannot be read as JSON" in message_of(read_records, tmp_path)

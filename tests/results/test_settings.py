@@ -28,6 +28,7 @@ class Settings:
     out: str = "work"
     name: str | None = None
     anything: Any = None
+    names: list[str] = field(default_factory=list)
     optimiser: Optimiser = field(default_factory=Optimiser)
     empty: Empty = field(default_factory=Empty)
 
@@ -85,6 +86,9 @@ def test_unknown_key_in_a_layer_names_its_file():
         ("out=null", "text"),
         ("optimiser.milestones=3", "a value like [60, 80]"),
         ("optimiser.milestones=[a]", "a value like [60, 80]"),
+        ("optimiser.milestones=[[1]]", "a value like [60, 80]"),
+        ("names=[[a]]", "a value like []"),
+        ("names=[{a: b}]", "a value like []"),
     ],
 )
 def test_wrong_type_says_what_is_expected(argument, expected):
@@ -105,7 +109,7 @@ def test_list_null_and_any_values():
     assert list(config.anything) == ["a", "b"]
 
 
-@pytest.mark.parametrize("text", ["2024_11", "007", "1e5", "on", "1.50", "a=b", "2024-11-23"])
+@pytest.mark.parametrize("text", ["2024_11", "007", "1e5", "on", "1.50", "a=b", "2024-11-23", "my folder #1", "a\nb"])
 def test_text_stays_as_it_was_typed(text):
     config = composed(f"out={text}", f"name={text}")
     assert (config.out, config.name) == (text, text)
@@ -115,6 +119,12 @@ def test_optional_text_can_be_null_and_quotes_go():
     config = composed("name=null", "out='null'")
     assert config.name is None
     assert config.out == "null"
+
+
+def test_the_home_folder_is_known_where_no_shell_wrote_it_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = composed("out=~/data", "name='~/data'")
+    assert (config.out, config.name) == ("/home/me/data", "~/data")
 
 
 def test_last_override_wins_and_bad_forms_are_refused():

@@ -126,6 +126,18 @@ def save_as_jpeg(folder):
     return harm
 
 
+def save_16_bit(root):
+    Image.fromarray(np.full((96, 144), 4000, np.uint16)).save(
+        root / "rgbs_colorNormalized" / f"{roi_name(SLIDES[0])}.png"
+    )
+
+
+def name_in_latin_1(root):
+    for folder in ("rgbs_colorNormalized", "masks"):
+        path = root / folder / f"{roi_name(SLIDES[0])}.png"
+        os.rename(path, os.fsencode(path.parent) + b"/S\xfcd_xmin7_ymin7_MPP-0.2500.png")
+
+
 def put_fifo(folder):
     def harm(root):
         path = root / folder / f"{roi_name(SLIDES[0])}.png"
@@ -165,6 +177,8 @@ def shrink_all(root):
         (save_as_jpeg("rgbs_colorNormalized"), "rgbs_colorNormalized/.*decoded as PNG"),
         (put_fifo("masks"), "masks/.*not a regular file"),
         (put_fifo("rgbs_colorNormalized"), "rgbs_colorNormalized/.*not a regular file"),
+        (save_16_bit, "rgbs_colorNormalized/.*mode I;16.*8 bits"),
+        (name_in_latin_1, "not UTF-8"),
         (cut_image, "rgbs_colorNormalized/.*decoded"),
         (shrink_all, "no mask of 32 px"),
         (break_sizes, "must agree"),

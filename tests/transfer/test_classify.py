@@ -47,6 +47,34 @@ def test_an_encoder_that_is_not_there_is_told_before_tiles_are_read(work, capsys
     assert said.count("\n") == 1
 
 
+def test_places_and_devices_that_are_not_there_are_told_before_tiles_are_read(work, capsys, monkeypatch):
+    monkeypatch.setattr(module, "_open_task", lambda settings: pytest.fail("the task was opened"))
+    (work.parent / "file").write_text("")
+    file = work.parent / "file"
+    for words, told in (
+        ((f"records={file}",), "records="),
+        ((f"work={file}", "encoder=random", f"task.root={work}", "task=nct-crc-he"), "work="),
+        (("device=mps",), "device=mps"),
+        ((f"imagenet={work}",), "imagenet="),
+    ):
+        assert call(work, "check=true", *words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {told}")
+        assert said.count("\n") == 1
+
+
+def test_a_name_of_digits_is_the_name_that_was_typed(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    typed = {
+        "2024_11": ["2024_11"],
+        "on": ["on"],
+        "[random,~/a.pth]": ["random", "/home/me/a.pth"],
+        "a #1.pth": ["a #1.pth"],
+    }
+    assert {text: load([f"encoder={text}"]).encoder for text in typed} == typed
+    assert load(["engines=[knn,linear,knn]"]).engines == ["knn", "linear"]
+
+
 def test_all_cheap_mistakes_are_told_at_once(work, capsys):
     assert call(work, "encoder=WRONG", "store=WRONG", "task=tiles") == 2
     said = capsys.readouterr().err

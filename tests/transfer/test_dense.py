@@ -11,8 +11,10 @@ from transfer_toys import write_export
 
 from results.errors import UserError
 from results.record import read_records
+from transfer import dense
 from transfer.__main__ import main
-from transfer.dense import DenseSettings, open_dense, run_cells
+from transfer.dense import DenseSettings, open_dense, open_usable
+from transfer.engines.base import check_gpus
 from transfer.recording import Progress, in_words
 from transfer.settings import read_settings
 
@@ -53,6 +55,10 @@ class Engine:
         return pa.table(
             {"unit": ["r1"], "cluster": ["s1"], "pixels_a": [[right, 100 - right]], "pixels_b": [[5, 95]]},
         )
+
+
+def run_cells(task, engine, settings, untrained=()):
+    return dense.run_cells(task, engine, settings, open_usable(settings, engine), untrained)
 
 
 @pytest.fixture
@@ -115,6 +121,50 @@ def test_mistakes_in_encoder_engine_and_data_are_told_in_one_go(tmp_path):
 
     with pytest.raises(UserError, match=r"nowhere.* And: schedule=FULL is not known And: task\.root=.*gone"):
         open_dense(settings, "detection", "nucls", build)
+
+
+@pytest.mark.parametrize("place", ["records", "work"])
+def test_a_place_that_takes_no_files_is_told_by_a_check_too_and_nothing_is_left(settings, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    settings.check, settings.encoder, settings.root = True, ["random"], str(tmp_path)
+    for name in ("file", "file/below", "loop", "x" * 300):
+        setattr(settings, place, str(tmp_path / name))
+        with pytest.raises(UserError, match=f"{place}=.* cannot be made"):
+            open_dense(settings, "detection", "nucls", Engine)
+    setattr(settings, place, str(tmp_path / "new" / "folder"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError):
+        open_dense(settings, "detection", "nucls", Engine)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"device": "mps"}, "^device=mps is not known"),
+        ({"imagenet": "gone.pth"}, r"^imagenet=gone\.pth is not a file"),
+        ({"encoder": ["timm:resnet18"]}, "comes with no weights"),
+        ({"encoder": ["torchvision:resnet18@gone.pth"]}, r"gone\.pth .*no such file"),
+        ({"encoder": ["mean_rgb"]}, "no weights to train on"),
+        ({"refuses": ("resnet18",)}, "resnet18 cannot be used here"),
+    ],
+)
+def test_what_no_data_can_mend_is_told_before_they_are_read(settings, tmp_path, monkeypatch, changes, told):
+    monkeypatch.setattr(dense, "load_task", lambda *given: pytest.fail("the data were read"))
+    engine = Engine(refuses=changes.pop("refuses", ()))
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    settings.root = str(tmp_path)
+    with pytest.raises(UserError, match=told):
+        open_dense(settings, "detection", "nucls", lambda: engine)
+
+
+def test_one_mistake_that_two_checks_find_is_told_once(settings, tmp_path):
+    settings.device, settings.root = "mps", str(tmp_path)
+    with pytest.raises(UserError) as error:
+        open_dense(settings, "detection", "nucls", lambda: check_gpus("mps", 2))
+    assert str(error.value).count("device=mps is not known") == 1
 
 
 def test_a_crash_leaves_a_record_and_the_rest_goes_on(settings, capsys):

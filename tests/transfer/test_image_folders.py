@@ -149,6 +149,13 @@ def test_mistakes_in_folders_are_one_sentence(settings, root):
     (root / "learn" / "bands" / "notes.txt").rename(root / "learn" / "bands" / ".notes")
     (root / "learn" / "bands" / "Thumbs.db").write_text("")
     opened(settings, root)
+    (root / "learn" / "bands" / "gone.png").symlink_to("nowhere")
+    assert "gone.png is not a regular file" in message()
+    (root / "learn" / "bands" / "gone.png").unlink()
+    odd = os.fsencode(root / "learn" / "bands") + b"/\xff.png"
+    with open(odd, "wb"):
+        assert "not UTF-8" in message()
+    os.unlink(odd)
     (root / "judge").rename(root / "other")
     assert "judge is missing: give task.root=FOLDER" in message()
 

@@ -54,6 +54,21 @@ def test_fields_that_lack_a_file_are_reported_with_their_rows(nucls_folder):
     assert "30 rows" in text
 
 
+def test_hidden_files_beside_the_real_ones_are_passed_over(nucls_folder):
+    before = load_folder(nucls_folder)
+    for path in [*(nucls_folder / "csv").iterdir(), *(nucls_folder / "rgb").iterdir()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\xff")
+    after = load_folder(nucls_folder)
+    assert (after.split_digest, after.report) == (before.split_digest, before.report)
+
+
+def test_a_name_that_is_not_utf8_is_refused(nucls_folder):
+    path = next((nucls_folder / "rgb").iterdir())
+    os.rename(path, os.fsencode(path.parent) + b"/TCGA-A1-A0SP-DX1_id-\xff.png")
+    with pytest.raises(UserError, match="not UTF-8"):
+        load_folder(nucls_folder)
+
+
 def test_broken_files_are_refused_by_name(nucls_folder):
     name = field_name(SLIDES[0], 0)
     (nucls_folder / "rgb" / f"{name}.png").write_bytes(b"not an image")

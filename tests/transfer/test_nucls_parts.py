@@ -36,6 +36,17 @@ def test_trials_that_share_their_test_images_say_so(tmp_path, folds, trials, not
     assert ("the images of trial 1" in notes or "same images" in notes) is bool(note)
 
 
+def test_folds_that_share_test_images_say_so(nucls_folder):
+    write_fold(nucls_folder, 3, [SLIDES[0]], [SLIDES[1], SLIDES[2]])
+    assert "Trials 2 and 3 share test images, since their folds do." in load_folder(nucls_folder, trials=3).notes
+    assert not any("share test" in note for note in load_folder(nucls_folder, trials=2).notes)
+    for number in (1, 2):
+        write_fold(nucls_folder, number, [SLIDES[0]], [SLIDES[1], SLIDES[2]])
+    notes = load_folder(nucls_folder, trials=4).notes
+    assert "Trials 1 and 2 share test images, since their folds do, and other trials as well." in notes
+    assert any("trial 4 tests on the images of trial 1 again" in note for note in notes)
+
+
 def test_a_slide_in_both_parts_of_a_fold_is_refused(nucls_folder):
     write_fold(nucls_folder, 2, [SLIDES[0], SLIDES[1]], [SLIDES[1]])
     with pytest.raises(UserError, match="both name slide TCGA-A2"):

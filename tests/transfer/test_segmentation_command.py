@@ -4,6 +4,7 @@ from bcss_toys import write_bcss
 from results.errors import UserError
 from results.record import read_records
 from transfer.dense import open_dense
+from transfer.engines.mmseg import MmsegEngine
 from transfer.segment import Settings, load, segment
 
 TINY = {
@@ -29,7 +30,7 @@ def settings(root, **changes):
 
 
 def opened(settings):
-    return open_dense(settings, "segmentation", "bcss", object)[0]
+    return open_dense(settings, "segmentation", "bcss", lambda: MmsegEngine("fcn", "smoke"))[0]
 
 
 @pytest.mark.slow

@@ -121,6 +121,9 @@ def test_task_files_with_mistakes_are_refused(tmp_path):
         ("{kind: nucls, name: a/b}", "letters, digits"),
         ("{kind: bcss, name: '-a'}", "letters, digits"),
         ("version: -1", "whole number"),
+        ("{kind: bcss, test: [[OL]]}", "test=.* does not fit"),
+        ("{kind: bcss, full_set: 0}", "full_set=0"),
+        ("{kind: image_folders, classes: [[a], b]}", "classes=.* does not fit"),
     ]:
         path.write_text(text)
         purpose = {"kind: nucls": "detection", "kind: bcss": "segmentation"}.get(text[1:].split(",")[0])

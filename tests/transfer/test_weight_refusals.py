@@ -54,6 +54,8 @@ def reversed_values(state):
         (lambda s: {n: torch.full_like(v, torch.nan) if v.is_floating_point() else v for n, v in s.items()}, ["not finite"]),
         (lambda s: {**s, "bn1.running_var": -s["bn1.running_var"]}, ["negative variances in bn1.running_var"]),
         (lambda s: {**s, "conv1.weight": s["conv1.weight"].to(torch.int8)}, ["conv1.weight (64, 3, 7, 7) int8 instead of"]),
+        (lambda s: {n: v.to(torch.complex64) for n, v in s.items()}, ["conv1.weight (64, 3, 7, 7) complex64 instead of"]),
+        (lambda s: {**s, "x" * 10**5: torch.ones(1)}, ["1 unexpected", f"unexpected {'x' * 200}):"]),
         (lambda s: {**s, "conv1.weight": s["conv1.weight"][:, :1]}, ["conv1.weight (64, 1, 7, 7) instead of (64, 3, 7, 7)"]),
         (lambda s: {**s, **{f"junk{i}.x": one for i, one in enumerate(torch.ones(2000, 1))}}, ["2000 unexpected"]),
         (lambda s: {}, ["no named tensors (no keys)"]),

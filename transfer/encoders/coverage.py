@@ -15,6 +15,8 @@ OPTIONAL = "num_batches_tracked"
 """Batch-norm counters play no part in inference, so a file may leave them out."""
 STAGES = {"conv1": "stem", "bn1": "stem", "cls_token": "patch embedding", "pos_embed": "patch embedding", "patch_embed": "patch embedding"}  # fmt: skip
 """First part of a name -> stage, where they differ."""
+SHOWN = 200
+"""Letters of a tensor's name that a message shows."""
 HEADS = re.compile(
     r"fc|heads?|last_layer|classifier|online_classifier|project(or|ion)\w*|predict(or|ion)\w*|prototypes\w*|queue\w*"
     r"|decoder\w*|mask_token|masked_embed|mlp|head_dist"
@@ -91,7 +93,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
 
 
 def _fits(value: torch.Tensor, own: torch.Tensor) -> bool:
-    same_kind = value.is_floating_point() or not own.is_floating_point()
+    same_kind = value.is_floating_point() or not (own.is_floating_point() or value.is_complex())
     return value.shape == own.shape and same_kind and value.layout == torch.strided and not value.is_quantized
 
 
@@ -106,7 +108,7 @@ def require_complete(coverage: Coverage, path: Path | str, backbone: str, allow_
     if coverage.complete or (allow_partial and coverage.loaded):
         return
     parts = [
-        f"{word} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        f"{word} {', '.join(name[:SHOWN] for name in names[:3])}{', ...' if len(names) > 3 else ''}"
         for word, names in (("missing", coverage.missing), ("unexpected", coverage.unexpected))
         if names
     ]

@@ -14,7 +14,7 @@ from transfer.encoders.architectures import RESNETS, TIMM, build_backbone, commo
 from transfer.encoders.families import DIALECTS, Dialect, Found, find_backbone
 from transfer.encoders.foreign import assumed_input, imagenet_row, report
 from transfer.encoders.network import Input, NetworkEncoder, filled_backbone, weights_digest
-from transfer.encoders.specs import split_branch
+from transfer.encoders.specs import split_branch, split_name
 from transfer.encoders.weights import read_weights
 
 TORCHVISION = "torchvision:"
@@ -38,19 +38,12 @@ def named_encoder(spec: str, size: int, device: torch.device, download: bool, al
     Raises:
         UserError: the library has no such network or weights, neither a file nor `download` is given, or the file does not fit.
     """
-    library, _, rest = spec.partition(":")
-    name, _, file = rest.partition("@")
-    if not name:
-        raise UserError(f"encoder={library}: names no network: write {library}:resnet50@FILE, for example.")
+    library, name, file = split_name(spec, download)
     named = (_of_timm if f"{library}:" == TIMM else _of_torchvision)(name, size)
     if file:
         found, where = _from_file(file, named), file
-    elif download:
-        found, where = _fetched(named, _fetch_timm if f"{library}:" == TIMM else _fetch_torchvision), "the download"
     else:
-        raise UserError(
-            f"encoder={spec} comes with no weights: give encoder={library}:{name}@FILE or download=true; an untrained network is encoder=random."
-        )
+        found, where = _fetched(named, _fetch_timm if f"{library}:" == TIMM else _fetch_torchvision), "the download"
     model, coverage = filled_backbone(named.architecture, found.tensors, where, allow_partial)
     source = named.source
     assumed = assumed_input(model, source.size, named.normalisation)

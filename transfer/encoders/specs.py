@@ -83,12 +83,37 @@ def _imagenet(options: EncoderOptions, device: "torch.device") -> Encoder:
         if not options.download:
             raise UserError(NO_IMAGENET)
         return pretrained.imagenet_download(options.backbone, options.size, device, options.allow_partial)
-    path = Path(options.imagenet)
+    return foreign.imagenet_file(_imagenet_path(options.imagenet), options.size, device, options.allow_partial)
+
+
+def _imagenet_path(text: str) -> Path:
+    path = Path(text)
     if not path.is_file():
         raise UserError(
             f"imagenet={path} is not a file: give torchvision weights as .safetensors or .pth, or download=true."
         )
-    return foreign.imagenet_file(path, options.size, device, options.allow_partial)
+    return path
+
+
+def split_name(spec: str, download: bool) -> tuple[str, str, str]:
+    """Split `timm:NAME@FILE#BRANCH` into library, name and file, which is empty where weights are to be downloaded.
+
+    Raises:
+        UserError: no network is named, there is no such file, or there is neither a file nor `download`.
+    """
+    library, _, rest = spec.partition(":")
+    name, _, file = rest.partition("@")
+    if not name:
+        raise UserError(f"encoder={library}: names no network: write {library}:resnet50@FILE, for example.")
+    if not file and not download:
+        raise UserError(
+            f"encoder={spec} comes with no weights: give encoder={library}:{name}@FILE or download=true; an untrained network is encoder=random."
+        )
+    if file and not split_branch(file)[0].exists():
+        raise UserError(
+            f"{split_branch(file)[0]} of encoder={spec} is not there, no such file: give a .safetensors or torch file."
+        )
+    return library, name, file
 
 
 def _locate(spec: str, work: Path) -> tuple[Path, str, str]:
@@ -170,10 +195,15 @@ def check_specs(specs: Iterable[str], options: EncoderOptions) -> None:
     Raises:
         UserError: a name or a path leads nowhere, or a run was not exported.
     """
+    if options.imagenet:
+        _imagenet_path(options.imagenet)
     for spec in _expanded(specs, options.work):
         if spec == "imagenet" and not options.imagenet and not options.download:
             raise UserError(NO_IMAGENET)
-        if spec in (*COLOUR, "random", "imagenet") or spec.startswith(LIBRARIES):
+        if spec in (*COLOUR, "random", "imagenet"):
+            continue
+        if spec.startswith(LIBRARIES):
+            split_name(spec, options.download)
             continue
         path, kind, branch = _locate(spec, options.work)
         if kind == "run" or not path.is_file() or (not branch and _has_card(path)):

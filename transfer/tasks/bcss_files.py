@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from results.errors import UserError
+from transfer.tasks.schema import readable
 from transfer.tasks.segmentation import image_size
 
 CODES = (
@@ -89,6 +90,7 @@ def _pngs(folder: Path) -> dict[str, Path]:
     for path in found.values():
         if not path.is_file():
             raise UserError(f"{path} is not a regular file: put the PNG there, or take it out.")
+        readable(path)
     return found
 
 

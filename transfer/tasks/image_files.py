@@ -14,6 +14,7 @@ from results.errors import UserError
 from results.files import value_digest, write_json
 from results.settings import load_yaml
 from transfer.reading import READERS
+from transfer.tasks.schema import readable
 
 FORMATS = ("TIFF", "PNG", "JPEG")
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
@@ -64,9 +65,11 @@ def images_in(folder: Path) -> list[str]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in LEFT_BY_SYSTEMS:
             continue
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path} is not one of {', '.join(SUFFIXES)}: take it out of the class folder.")
-        names.append(path.name)
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file: put the image there, or take it out of the class folder.")
+        names.append(readable(path).name)
     return names
 
 

@@ -9,7 +9,7 @@ from results.errors import UserError
 from transfer.tasks.boxes import IGNORED, BoxedImage, DetectionTask, Parts, digests, opened_field
 from transfer.tasks.nucls_rows import GROUPINGS, Ledger, Window, boxes_of, read_table
 from transfer.tasks.sample import named_by_size
-from transfer.tasks.schema import Kind
+from transfer.tasks.schema import Kind, readable
 from transfer.tasks.slide_parts import Fold, deal_folds, parts_of
 
 IMAGE_FOLDERS = ("rgb", "rgbs", "rgbs_colorNormalized")
@@ -63,8 +63,8 @@ def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> D
             nucleus to train or to test on.
     """
     folder = _image_folder(root, settings.images)
-    tables = {path.stem: path for path in sorted((root / "csv").glob("*.csv")) if path.name.lower() != WINDOWS}
-    pictures = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    tables = {name: path for name, path in _named(root / "csv", "*.csv").items() if path.name.lower() != WINDOWS}
+    pictures = _named(folder, "*.png")
     windows, classes, ledger = _windows(root), GROUPINGS[settings.classes], Ledger()
     images = []
     for name in sorted(tables.keys() | pictures.keys() | windows.keys()):
@@ -95,7 +95,7 @@ def load_nucls(settings: NuclsSettings, root: Path, trials: int, seed: int) -> D
     notes: tuple[str, ...] = ()
     if not rehearsal:
         name, notes = named_by_size(name, len(images), settings.full_set, "fields")
-    notes += (*_repeated(len(folds), trials), *_shared(images, splits))
+    notes += (*_repeated(len(folds), splits), *_shared(images, splits))
     report = (
         *ledger.lines(len(images), folder.name),
         *remarks,
@@ -139,13 +139,27 @@ def _check_nuclei(root: Path, images: list[BoxedImage], splits: tuple[Parts, ...
                 )
 
 
-def _repeated(folds: int, trials: int) -> tuple[str, ...]:
+def _repeated(folds: int, splits: tuple[Parts, ...]) -> tuple[str, ...]:
     """Say which trials test on the same images."""
-    if trials <= folds:
-        return ()
+    tested: dict[int, int] = {}
+    pairs = {
+        (tested[row], trial)
+        for trial, split in enumerate(splits[:folds], start=1)
+        for row in split.test
+        if tested.setdefault(row, trial) != trial
+    }
+    others = ", and other trials as well" if len(pairs) > 1 else ""
+    notes: tuple[str, ...] = ()
+    if pairs:
+        notes += ("Trials {} and {} share test images, since their folds do{}.".format(*min(pairs), others),)
+    if len(splits) <= folds:
+        return notes
     if folds == 1:
         return ("All trials test on the same images, those of the only fold, and differ in seed and validation only.",)
-    return (f"There are {folds} folds: trial {folds + 1} tests on the images of trial 1 again, and so on.",)
+    return (
+        *notes,
+        f"There are {folds} folds: trial {folds + 1} tests on the images of trial 1 again, and so on.",
+    )
 
 
 def _shared(images: list[BoxedImage], splits: tuple[Parts, ...]) -> tuple[str, ...]:
@@ -170,6 +184,11 @@ def _image_folder(root: Path, wanted: str | None) -> Path:
             return root / name
     names = wanted or ", ".join(IMAGE_FOLDERS)
     raise UserError(f"{root} has no folder of images ({names}): give task.root the folder of the NuCLS download.")
+
+
+def _named(folder: Path, pattern: str) -> dict[str, Path]:
+    """Return the files of a folder by name without ending; hidden ones, which some systems put beside each file, are passed over."""
+    return {path.stem: readable(path) for path in sorted(folder.glob(pattern)) if not path.name.startswith(".")}
 
 
 def _windows(root: Path) -> dict[str, Window]:

@@ -86,6 +86,15 @@ def task_root(request: Request, layout: str) -> Path:
     return max(made, key=lambda path: (path.parent.stat().st_mtime, path))
 
 
+def readable(path: Path) -> Path:
+    """Return a path whose name can stand in records, which are UTF-8; any other one is a UserError."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path} has a name that is not UTF-8, which no record can hold: rename it.") from None
+    return path
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of task: the dataclass of its keys (with `check(where)`), its loader, and what it asks of an encoder."""
@@ -157,6 +166,11 @@ def _check_identity(settings: Any, where: str) -> None:
         )
     if not (NAME.fullmatch(version) if isinstance(version, str) else 0 <= version < 10**9):
         raise UserError(f"{where}: version={str(version)[:100]!r} must be a whole number, such as 1.")
+    full = getattr(settings, "full_set", None)
+    if full is not None and full < 1:
+        raise UserError(
+            f"{where}: full_set={full} must be 1 or more, or null where the size of the whole data set is not known."
+        )
 
 
 def load_task(settings: Any, request: Request, purpose: str = "classification") -> Any:

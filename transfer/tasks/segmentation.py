@@ -152,6 +152,8 @@ class SegmentationTask:
 def read_image(path: Path) -> Bytes:
     """Decode an RGB PNG to (H, W, 3); a UserError names a file that is broken or too large."""
     with _opened(path) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
+            raise UserError(f"{path} has the mode {image.mode}: an image has 8 bits a channel, save it as such.")
         return np.asarray(image.convert("RGB"))
 
 
