@@ -12,11 +12,11 @@ from pretrain.tiles import TileStore, latest_store
 from results.errors import UserError, told_together
 from results.record import find_record, write_record
 from transfer.cells import Cell, extract, scale_mismatch
-from transfer.encoders import EncoderOptions, open_encoders
+from transfer.encoders import open_encoders
 from transfer.encoders.base import Encoder
 from transfer.engines import Images, known_engines
 from transfer.recording import Recorder, check_writable, planned, say, timed, titled
-from transfer.settings import CellSettings, check_device, check_encoders, read_settings
+from transfer.settings import CellSettings, check_device, check_encoders, encoder_options, read_settings
 from transfer.tasks import Request, TileTask, load_task, read_task
 
 HELP = """python -m transfer classify key=value ...
@@ -91,15 +91,7 @@ def classify(settings: Settings) -> int:
         )
     )
     task = _open_task(settings)
-    options = EncoderOptions(
-        Path(settings.work),
-        settings.imagenet,
-        settings.download,
-        settings.allow_partial,
-        settings.device,
-        settings.seed,
-        size=task.source.tile,
-    )
+    options = encoder_options(settings, size=task.source.tile)
     encoders, remarks = open_encoders(settings.encoder, options, settings.floors)
     apart = "" if len(np.unique(task.clusters)) == len(task.tiles) else f" of {len(np.unique(task.clusters))} slides"
     say(

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from results.errors import UserError, told_together
 from results.files import replacing
 from results.record import cell_key, find_record, slug, write_record
-from transfer.encoders import EncoderOptions, open_encoders
+from transfer.encoders import open_encoders
 from transfer.encoders.base import Encoder
 from transfer.recording import CellRecord, Recorder, check_writable, in_words, planned, say, timed, titled
-from transfer.settings import CellSettings, check_device, check_encoders
+from transfer.settings import CellSettings, check_device, check_encoders, encoder_options
 from transfer.tasks.schema import Request, load_task, read_task, task_root
 
 if TYPE_CHECKING:
@@ -131,15 +131,7 @@ def open_usable(settings: DenseSettings, engine: DenseEngine) -> Opened:
     Raises:
         UserError: for an encoder that is not there or that the engine cannot take.
     """
-    options = EncoderOptions(
-        Path(settings.work),
-        settings.imagenet,
-        settings.download,
-        settings.allow_partial,
-        settings.device,
-        settings.seed,
-        settings.backbone,
-    )
+    options = encoder_options(settings, backbone=settings.backbone)
     encoders, remarks = open_encoders(settings.encoder, options, settings.floors, dense=True)
     for encoder in encoders:
         if not hasattr(encoder, "backbone"):

@@ -41,8 +41,20 @@ class CellSettings:
 
 def check_encoders(settings: CellSettings) -> None:
     """Find out before any long step whether the encoders of a command are there; a UserError says which is not."""
-    options = EncoderOptions(Path(settings.work), settings.imagenet, settings.download)
-    check_specs(settings.encoder, options)
+    check_specs(settings.encoder, encoder_options(settings))
+
+
+def encoder_options(settings: CellSettings, **more: Any) -> EncoderOptions:
+    """Return what opening the encoders of a command depends on; `more` are the fields that not every command has."""
+    return EncoderOptions(
+        Path(settings.work),
+        settings.imagenet,
+        settings.download,
+        settings.allow_partial,
+        settings.device,
+        settings.seed,
+        **more,
+    )
 
 
 def check_device(settings: CellSettings) -> None:
