@@ -14,8 +14,8 @@ from transfer.encoders.architectures import RESNETS, TIMM, build_backbone, commo
 from transfer.encoders.families import DIALECTS, Dialect, Found, find_backbone
 from transfer.encoders.foreign import assumed_input, imagenet_row, report
 from transfer.encoders.network import Input, NetworkEncoder, filled_backbone, weights_digest
-from transfer.encoders.specs import split_branch, split_name
-from transfer.encoders.weights import read_weights
+from transfer.encoders.specs import split_branch
+from transfer.encoders.weights import read_weights, require_file
 
 TORCHVISION = "torchvision:"
 FIRST_WEIGHTS = "IMAGENET1K_V1"
@@ -38,8 +38,8 @@ def named_encoder(spec: str, size: int, device: torch.device, download: bool, al
     Raises:
         UserError: the library has no such network or weights, neither a file nor `download` is given, or the file does not fit.
     """
-    library, name, file = split_name(spec, download)
-    named = (_of_timm if f"{library}:" == TIMM else _of_torchvision)(name, size)
+    named, file = look_up(spec, size, download)
+    library, _, rest = spec.partition(":")
     if file:
         found, where = _from_file(file, named), file
     else:
@@ -52,7 +52,7 @@ def named_encoder(spec: str, size: int, device: torch.device, download: bool, al
         model,
         source,
         device,
-        name=spec if not file else f"{library}:{name}@{Path(file).name}",
+        name=spec if not file else f"{library}:{rest.partition('@')[0]}@{Path(file).name}",
         kind="file",
         digest=value_digest(
             {"encoder": "file", "network": named.architecture, "weights": weights_digest(model), "input": identity}
@@ -60,6 +60,26 @@ def named_encoder(spec: str, size: int, device: torch.device, download: bool, al
         coverage=report(coverage, found, named.architecture, assumed),
         architecture=named.architecture,
     )
+
+
+def look_up(spec: str, size: int, download: bool) -> tuple[Named, str]:
+    """Return the network that a spec names and its file, `FILE#BRANCH`; the file is empty where weights are to be fetched.
+
+    Raises:
+        UserError: as `named_encoder`, but for what the file holds.
+    """
+    library, _, rest = spec.partition(":")
+    name, _, file = rest.partition("@")
+    if not name:
+        raise UserError(f"encoder={library}: names no network: write {library}:resnet50@FILE, for example.")
+    named = (_of_timm if f"{library}:" == TIMM else _of_torchvision)(name, size)
+    if file:
+        require_file(split_branch(file)[0])
+    elif not download:
+        raise UserError(
+            f"encoder={spec} comes with no weights: give encoder={library}:{name}@FILE or download=true; an untrained network is encoder=random."
+        )
+    return named, file
 
 
 def imagenet_download(backbone: str, size: int, device: torch.device, allow_partial: bool) -> NetworkEncoder:

@@ -95,27 +95,6 @@ def _imagenet_path(text: str) -> Path:
     return path
 
 
-def split_name(spec: str, download: bool) -> tuple[str, str, str]:
-    """Split `timm:NAME@FILE#BRANCH` into library, name and file, which is empty where weights are to be downloaded.
-
-    Raises:
-        UserError: no network is named, there is no such file, or there is neither a file nor `download`.
-    """
-    library, _, rest = spec.partition(":")
-    name, _, file = rest.partition("@")
-    if not name:
-        raise UserError(f"encoder={library}: names no network: write {library}:resnet50@FILE, for example.")
-    if not file and not download:
-        raise UserError(
-            f"encoder={spec} comes with no weights: give encoder={library}:{name}@FILE or download=true; an untrained network is encoder=random."
-        )
-    if file and not split_branch(file)[0].exists():
-        raise UserError(
-            f"{split_branch(file)[0]} of encoder={spec} is not there, no such file: give a .safetensors or torch file."
-        )
-    return library, name, file
-
-
 def _locate(spec: str, work: Path) -> tuple[Path, str, str]:
     """Return the path, `run` or `file`, and the branch that was asked for."""
     if spec == "latest" or spec.startswith("latest:"):
@@ -190,10 +169,10 @@ def open_encoders(
 
 
 def check_specs(specs: Iterable[str], options: EncoderOptions) -> None:
-    """Find out, without torch and before any long step, whether what is asked for is there; `open_encoders` looks closer.
+    """Find out before any long step whether what is asked for is there; `open_encoders` looks closer. Names of libraries alone need torch.
 
     Raises:
-        UserError: a name or a path leads nowhere, or a run was not exported.
+        UserError: a name or a path leads nowhere, a name comes without weights, or a run was not exported.
     """
     if options.imagenet:
         _imagenet_path(options.imagenet)
@@ -203,7 +182,9 @@ def check_specs(specs: Iterable[str], options: EncoderOptions) -> None:
         if spec in (*COLOUR, "random", "imagenet"):
             continue
         if spec.startswith(LIBRARIES):
-            split_name(spec, options.download)
+            from transfer.encoders import pretrained
+
+            pretrained.look_up(spec, options.size, options.download)
             continue
         path, kind, branch = _locate(spec, options.work)
         if kind == "run" or not path.is_file() or (not branch and _has_card(path)):

@@ -91,15 +91,20 @@ class WeightFile:
     keys: frozenset[str]
 
 
+def require_file(path: Path) -> None:
+    """Raise a UserError where there is no file to read weights from."""
+    if not path.is_file():
+        missing = "there is no such file" if not path.exists() else "it is no plain file"
+        raise UserError(f"{path} cannot be read as weights, {missing}: give a .safetensors or torch file.")
+
+
 def read_weights(path: Path) -> WeightFile:
     """Read the tensors of a safetensors or torch file of any nesting; no object in it is ever made.
 
     Raises:
         UserError: the file is not there, damaged, no weight file, holds objects other than `OBJECTS`, or no named tensors.
     """
-    if not path.is_file():
-        missing = "there is no such file" if not path.exists() else "it is no plain file"
-        raise UserError(f"{path} cannot be read as weights, {missing}: give a .safetensors or torch file.")
+    require_file(path)
     content = _read(path)
     if not isinstance(content, dict):
         raise UserError(
