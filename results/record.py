@@ -95,12 +95,16 @@ def validate(record: Any, where: str) -> None:
     if error is not None:
         field = ".".join(str(part) for part in error.absolute_path) or "the record"
         message = error.message if len(error.message) < 300 else f"...{error.message[-297:]}"
-        raise UserError(f"{where} is not a record of schema {SCHEMA}: in {field}, {message}.")
+        raise UserError(
+            f"{where} is not a record of schema {SCHEMA}: in {field}, {message}; take it out of the folder, or mend it."
+        )
     field = _not_finite(record)
     if field:
         raise UserError(f"{where} is not a record of schema {SCHEMA}: {field} is not a finite number (write null).")
     if record["trial"] >= record["trials"]:
-        raise UserError(f"{where}: trial {record['trial']} cannot be one of {record['trials']} counted from 0.")
+        raise UserError(
+            f"{where}: trial {record['trial']} cannot be one of {record['trials']} counted from 0; take it out of the folder, or mend it."
+        )
 
 
 def _not_finite(value: Any, field: str = "") -> str | None:
