@@ -249,7 +249,7 @@ def _folds(root: Path, images: list[BoxedImage], seed: int) -> tuple[list[Fold],
             remarks.append(f"fold {number} does not name {len(unnamed)} slides ({unnamed[0]}): {left} images left out")
         usable.append(Fold(f"fold {number}", train, test))
     if usable:
-        return usable, [*remarks, f"{len(usable)} published folds"]
+        return usable, [*remarks, f"published folds used: {len(usable)}"]
     folds, remark = deal_folds(images, seed, str(root))
     return folds, [*remarks, remark]
 
