@@ -82,7 +82,7 @@ def test_under_torchrun_a_batch_is_refused_before_the_group_meets(capsys, monkey
 
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setattr(distributed, "join", lambda device: pytest.fail("the group was joined"))
+    monkeypatch.setattr(distributed, "joined", lambda device: pytest.fail("the group was joined"))
     assert main(["parity", "batch=7"]) == 2
     assert capsys.readouterr().err == "error: batch=7 cannot be shared by 3 ranks: give a multiple of it.\n"
 
