@@ -76,7 +76,10 @@ def test_every_row_of_the_real_sample_is_accounted_for():
     assert task.report[0] == f"12 images in rgb; 490 rows: 70 {nucls_rows.UNSURE}, 420 {nucls_rows.KEPT}"
     assert task.report[1].startswith("3 windows with neither image nor table")
     assert task.name == "nucls-super (sample: 12 of 1,744 fields)"
-    assert task.notes == ("A sample, 12 of 1,744 fields of the data set: these are no scores of nucls-super.",)
+    assert task.notes == (
+        "A sample, 12 of 1,744 fields of the data set: these are no scores of nucls-super.",
+        "All trials test on the same images, those of the only fold, and differ in seed and validation only.",
+    )
     assert not task.rehearsal
     for image in task.images:
         stated = Counter(row["super_classification"] for row in rows[image.name])
